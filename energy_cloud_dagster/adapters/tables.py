@@ -1,0 +1,412 @@
+"""The tables that Alembic owns. Every repository builds its statements from these; a test compares them with migrations.
+
+Times are ``timestamptz`` in UTC; ``*_kwh``, ``*_kw`` are floats of measured or planned quantities; ``*_wh`` and
+``*_micro`` are integers (settled energy, and money in 10⁻⁶ of the market's currency).
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB
+
+SCHEMAS = ("registry", "raw", "validated", "forecast", "dispatch", "market", "settlement", "audit")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Stamp = sa.TIMESTAMP(timezone=True)
+
+
+def _stamp(name: str, comment: str, *, null: bool = False, key: bool = False) -> sa.Column[object]:
+    return sa.Column(name, Stamp, nullable=null, primary_key=key, comment=comment)
+
+
+# -- registry
+
+market_registry = sa.Table(
+    "market",
+    metadata,
+    sa.Column("market_id", sa.Text, primary_key=True, comment="Such as KRW-KWH"),
+    sa.Column("currency", sa.Text, nullable=False, comment="ISO 4217"),
+    schema="registry",
+)
+region = sa.Table(
+    "region",
+    metadata,
+    sa.Column("region_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("timezone", sa.Text, nullable=False, comment="IANA name; used at the edges only"),
+    sa.Column("market_id", sa.Text, sa.ForeignKey(market_registry.c.market_id), nullable=False),
+    sa.Column("grid_id", sa.Text, nullable=False),
+    sa.Column("aliases", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    schema="registry",
+)
+participant = sa.Table(
+    "participant",
+    metadata,
+    sa.Column("participant_id", sa.Text, primary_key=True),
+    sa.Column("region_id", sa.Text, sa.ForeignKey(region.c.region_id), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False, comment="prosumer, vpp or grid"),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False, comment="Account on the chain, a checksummed address"),
+    sa.Column("salt", BYTEA, nullable=True, comment="Salts this subject's digests; erasing it unlinks them"),
+    sa.CheckConstraint("kind in ('prosumer', 'vpp', 'grid')", name="kind"),
+    schema="registry",
+)
+device = sa.Table(
+    "device",
+    metadata,
+    sa.Column("device_id", sa.Text, primary_key=True),
+    sa.Column("region_id", sa.Text, sa.ForeignKey(region.c.region_id), nullable=False),
+    sa.Column(
+        "device_type", sa.Text, nullable=False, comment="The third topic level: smart-meter, inverter, battery …"
+    ),
+    sa.Column("customer_class", sa.Text, nullable=True, comment="residential, commercial or industrial"),
+    sa.Column("participant_id", sa.Text, sa.ForeignKey(participant.c.participant_id), nullable=True),
+    sa.Column("interval_minutes", sa.Integer, nullable=False, server_default="15", comment="Length of its intervals"),
+    sa.Column("verified", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("token_hash", sa.Text, nullable=True),
+    _stamp("created_at", "When it was registered"),
+    sa.CheckConstraint("customer_class in ('residential', 'commercial', 'industrial')", name="customer_class"),
+    schema="registry",
+)
+series = sa.Table(
+    "series",
+    metadata,
+    sa.Column("series_id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("device_id", sa.Text, sa.ForeignKey(device.c.device_id), nullable=False),
+    sa.Column(
+        "metric", sa.Text, nullable=False, comment="The fifth topic level: consumption, generation, output, soc …"
+    ),
+    sa.Column("unit", sa.Text, nullable=False, comment="kWh, kW, °C, m/s, 1 …; readings are converted to it"),
+    sa.Column("kind", sa.Text, nullable=False, comment="energy (per interval), power (mean), state (at the start)"),
+    sa.Column(
+        "role", sa.Text, nullable=True, comment="What the pipeline uses it as: load, pv, wind, temperature, soc …"
+    ),
+    sa.UniqueConstraint("device_id", "metric"),
+    sa.CheckConstraint("kind in ('energy', 'power', 'state')", name="kind"),
+    schema="registry",
+)
+vpp = sa.Table(
+    "vpp",
+    metadata,
+    sa.Column("vpp_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("region_id", sa.Text, sa.ForeignKey(region.c.region_id), nullable=False),
+    sa.Column("participant_id", sa.Text, sa.ForeignKey(participant.c.participant_id), nullable=True),
+    sa.Column("capacity_kw", sa.Float, nullable=False),
+    sa.Column("location", JSONB, nullable=True, comment="{lat, lng}"),
+    schema="registry",
+)
+vpp_resource = sa.Table(
+    "vpp_resource",
+    metadata,
+    sa.Column("vpp_id", sa.Text, sa.ForeignKey(vpp.c.vpp_id), primary_key=True),
+    sa.Column("resource_id", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False, comment="solar, wind, hydro, storage, chp, grid or load"),
+    sa.Column("capacity_kw", sa.Float, nullable=False),
+    sa.Column("device_id", sa.Text, sa.ForeignKey(device.c.device_id), nullable=True, comment="Measures and obeys"),
+    sa.Column(
+        "parameters", JSONB, nullable=False, server_default="{}", comment="As in the dispatch problem, camelCase"
+    ),
+    sa.Column("location", JSONB, nullable=True),
+    schema="registry",
+)
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("username", sa.Text, primary_key=True),
+    sa.Column("password_hash", sa.Text, nullable=False, comment="argon2id"),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("participant_id", sa.Text, sa.ForeignKey(participant.c.participant_id), nullable=True),
+    sa.Column("disabled", sa.Boolean, nullable=False, server_default=sa.false()),
+    _stamp("created_at", "When it was made"),
+    sa.CheckConstraint("role in ('admin', 'operator', 'trader', 'auditor', 'device', 'viewer')", name="role"),
+    schema="registry",
+)
+
+# -- raw: what arrived, immutable
+
+reading = sa.Table(
+    "reading",
+    metadata,
+    sa.Column("series_id", sa.Integer, primary_key=True, autoincrement=False, comment="registry.series"),
+    _stamp("ts", "Start of the interval", key=True),
+    sa.Column("revision", sa.SmallInteger, primary_key=True, autoincrement=False, comment="1, 2 … in order of receipt"),
+    sa.Column("value", sa.Double, nullable=False, comment="In the unit of its series"),
+    sa.Column("quality", sa.Text, nullable=False, comment="high, medium, low or bad, as the device said"),
+    _stamp("received_at", "When the platform knew"),
+    sa.Column("source", sa.Text, nullable=False, comment="mqtt, rest, opcua or history"),
+    schema="raw",
+    comment="Immutable, partitioned by day of ts; a correction is a new revision",
+    postgresql_partition_by="RANGE (ts)",
+)
+sa.Index("ix_reading_ts", reading.c.ts)
+rejected = sa.Table(
+    "rejected",
+    metadata,
+    sa.Column("rejected_id", sa.BigInteger, sa.Identity(), primary_key=True),
+    _stamp("received_at", "When it arrived"),
+    sa.Column("source", sa.Text, nullable=False, comment="mqtt, rest, opcua or history"),
+    sa.Column("topic", sa.Text, nullable=False, comment="Topic, path or node id"),
+    sa.Column("payload", BYTEA, nullable=False, comment="The bytes as they came, cut to the largest accepted size"),
+    sa.Column("reason", sa.Text, nullable=False, comment="snake_case code"),
+    sa.Column("detail", sa.Text, nullable=False, comment="What was wrong and what to fix"),
+    schema="raw",
+    comment="Every message that could not be stored, with its reason",
+)
+sa.Index("ix_rejected_received_at", rejected.c.received_at)
+
+# -- validated
+
+valid_reading = sa.Table(
+    "reading",
+    metadata,
+    sa.Column("series_id", sa.Integer, primary_key=True, autoincrement=False),
+    _stamp("ts", "Start of the interval", key=True),
+    sa.Column("revision", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("quality", sa.Text, nullable=False),
+    _stamp("received_at", "When the platform knew"),
+    schema="validated",
+    comment="Every revision that passed the row rules",
+)
+sa.Index("ix_validated_reading_ts", valid_reading.c.ts)
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("quarantine_id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("series_id", sa.Integer, nullable=False),
+    _stamp("ts", "Start of the interval"),
+    sa.Column("revision", sa.SmallInteger, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("quality", sa.Text, nullable=False),
+    _stamp("received_at", "When the platform knew"),
+    sa.Column("rule", sa.Text, nullable=False, comment="Name of the rule that it failed"),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="held", comment="held, released or confirmed"),
+    sa.UniqueConstraint("series_id", "ts", "revision", "rule"),
+    sa.CheckConstraint("state in ('held', 'released', 'confirmed')", name="state"),
+    schema="validated",
+    comment="Every reading that failed a rule, until someone decides",
+)
+sa.Index("ix_quarantine_ts", quarantine.c.ts)
+checked_hour = sa.Table(
+    "hour",
+    metadata,
+    sa.Column("region_id", sa.Text, primary_key=True),
+    _stamp("hour", "Start of the hour", key=True),
+    sa.Column("rows_read", sa.Integer, nullable=False),
+    sa.Column("rows_valid", sa.Integer, nullable=False),
+    sa.Column("rows_quarantined", sa.Integer, nullable=False),
+    sa.Column("expected", sa.Integer, nullable=False, comment="Readings that the registry expects"),
+    sa.Column("complete", sa.Boolean, nullable=False, comment="Whether settlement may use it"),
+    sa.Column("missing", JSONB, nullable=False, server_default="[]", comment="[device/metric] without a valid reading"),
+    sa.Column("digest", sa.Text, nullable=False),
+    schema="validated",
+    comment="What the validation of one hour found",
+)
+
+# -- forecast
+
+model = sa.Table(
+    "model",
+    metadata,
+    sa.Column("series_key", sa.Text, primary_key=True, comment="Such as region/seoul/load"),
+    sa.Column("model", sa.Text, primary_key=True, comment="prophet …"),
+    _stamp("fitted_at", "As-of time of the fit", key=True),
+    _stamp("train_start", "First hour it saw"),
+    _stamp("train_end", "End of the last hour it saw"),
+    sa.Column("artifact", sa.Text, nullable=False, comment="The serialised model"),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("metrics", JSONB, nullable=False, server_default="{}", comment="Accuracy on its last held-out days"),
+    schema="forecast",
+)
+forecast_point = sa.Table(
+    "point",
+    metadata,
+    sa.Column(
+        "series_key",
+        sa.Text,
+        primary_key=True,
+        comment="region/{id}/load, site/{id}/load, resource/{vpp}/{id}/availability",
+    ),
+    _stamp("issued_at", "The now of the forecast", key=True),
+    sa.Column("model", sa.Text, primary_key=True, comment="prophet, seasonal_naive, similar_day …"),
+    _stamp("ts", "Start of the hour that is forecast", key=True),
+    sa.Column("p10", sa.Double, nullable=False, comment="kWh, or a fraction for availability"),
+    sa.Column("p50", sa.Double, nullable=False),
+    sa.Column("p90", sa.Double, nullable=False),
+    sa.Column("chosen", sa.Boolean, nullable=False, comment="Whether the next stage uses this model"),
+    sa.Column("rung", sa.Text, nullable=False, comment="champion, similar_day or persistence"),
+    schema="forecast",
+)
+sa.Index("ix_point_issued_at", forecast_point.c.issued_at)
+
+# -- dispatch
+
+plan = sa.Table(
+    "plan",
+    metadata,
+    sa.Column("vpp_id", sa.Text, primary_key=True),
+    _stamp("issued_at", "The now of the plan", key=True),
+    _stamp("plan_start", "Start of its first step"),
+    sa.Column("solver", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("cost", sa.Double, nullable=False, comment="Whole horizon, in the market's currency"),
+    sa.Column("unmet_kwh", sa.Double, nullable=False),
+    sa.Column("renewable_ratio", sa.Double, nullable=True),
+    sa.Column("problem", JSONB, nullable=False, comment="The dispatch problem, as PLAN.json"),
+    sa.Column("solution", JSONB, nullable=False, comment="The answer, as INTERFACES describes it, without solve time"),
+    sa.Column("digest", sa.Text, nullable=False),
+    schema="dispatch",
+)
+setpoint = sa.Table(
+    "setpoint",
+    metadata,
+    sa.Column("vpp_id", sa.Text, primary_key=True),
+    _stamp("issued_at", "The now of the plan", key=True),
+    sa.Column("resource_id", sa.Text, primary_key=True),
+    _stamp("ts", "Start of the step", key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("output_kw", sa.Double, nullable=False, comment="Storage: discharge - charge; grid: import - export"),
+    sa.Column("available_kw", sa.Double, nullable=True),
+    sa.Column("soc", sa.Double, nullable=True, comment="State of charge at the end of the step, fraction"),
+    sa.Column("marginal_price", sa.Double, nullable=False, comment="Dual of the balance, per kWh"),
+    schema="dispatch",
+)
+
+# -- market
+
+order = sa.Table(
+    "order",
+    metadata,
+    sa.Column("order_id", sa.Text, primary_key=True),
+    sa.Column("market_id", sa.Text, nullable=False),
+    _stamp("delivery_start", "Hour of delivery"),
+    sa.Column("participant_id", sa.Text, nullable=False),
+    sa.Column("side", sa.Text, nullable=False, comment="buy or sell"),
+    sa.Column("quantity_wh", sa.BigInteger, nullable=False),
+    sa.Column("price_micro", sa.BigInteger, nullable=False, comment="Limit per kWh"),
+    sa.Column("filled_wh", sa.BigInteger, nullable=False, comment="What the auction gave it"),
+    _stamp("placed_at", "Time priority"),
+    sa.CheckConstraint("side in ('buy', 'sell')", name="side"),
+    schema="market",
+)
+sa.Index("ix_order_delivery_start", order.c.delivery_start)
+clearing = sa.Table(
+    "clearing",
+    metadata,
+    sa.Column("market_id", sa.Text, primary_key=True),
+    _stamp("delivery_start", "Hour of delivery", key=True),
+    _stamp("gate_closure", "When the book closed"),
+    sa.Column("price_micro", sa.BigInteger, nullable=True, comment="Uniform price per kWh; null: nothing crossed"),
+    sa.Column("volume_wh", sa.BigInteger, nullable=False),
+    sa.Column("import_price_micro", sa.BigInteger, nullable=False, comment="Retail tariff of the hour per kWh"),
+    sa.Column("export_price_micro", sa.BigInteger, nullable=False, comment="Feed-in price of the hour per kWh"),
+    sa.Column("digest", sa.Text, nullable=False),
+    schema="market",
+)
+trade = sa.Table(
+    "trade",
+    metadata,
+    sa.Column("trade_id", sa.Text, primary_key=True),
+    sa.Column("market_id", sa.Text, nullable=False),
+    _stamp("delivery_start", "Hour of delivery"),
+    sa.Column("buy_order_id", sa.Text, nullable=False),
+    sa.Column("sell_order_id", sa.Text, nullable=False),
+    sa.Column("buyer_id", sa.Text, nullable=False),
+    sa.Column("seller_id", sa.Text, nullable=False),
+    sa.Column("quantity_wh", sa.BigInteger, nullable=False),
+    sa.Column("price_micro", sa.BigInteger, nullable=False, comment="Per kWh"),
+    sa.Column("value_micro", sa.BigInteger, nullable=False),
+    schema="market",
+)
+sa.Index("ix_trade_delivery_start", trade.c.delivery_start)
+
+# -- settlement
+
+batch = sa.Table(
+    "batch",
+    metadata,
+    sa.Column("batch_id", sa.Text, primary_key=True, comment="0x + 64 hex digits, from (market, hour, revision)"),
+    sa.Column("market_id", sa.Text, nullable=False),
+    _stamp("delivery_start", "Hour of delivery"),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("merkle_root", sa.Text, nullable=False, comment="0x + 64 hex digits"),
+    sa.Column("trades", sa.Integer, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False, comment="Over positions and settled trades"),
+    sa.Column("state", sa.Text, nullable=False, comment="intended, sent, confirmed or failed"),
+    sa.Column("contract", sa.Text, nullable=False),
+    sa.Column("chain_id", sa.BigInteger, nullable=False),
+    sa.Column("tx_hash", sa.Text, nullable=True),
+    sa.Column("block_number", sa.BigInteger, nullable=True),
+    sa.Column("gas_used", sa.BigInteger, nullable=True),
+    _stamp("confirmed_at", "Time of its block", null=True),
+    sa.UniqueConstraint("market_id", "delivery_start", "revision"),
+    sa.CheckConstraint("state in ('intended', 'sent', 'confirmed', 'failed')", name="state"),
+    schema="settlement",
+)
+position = sa.Table(
+    "position",
+    metadata,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey(batch.c.batch_id), primary_key=True),
+    sa.Column("participant_id", sa.Text, primary_key=True),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("traded_wh", sa.BigInteger, nullable=False, comment="Sold positive, bought negative"),
+    sa.Column(
+        "scheduled_wh", sa.BigInteger, nullable=False, comment="Net injection that the participant owes the grid"
+    ),
+    sa.Column("metered_wh", sa.BigInteger, nullable=False, comment="Measured net injection; consumption is negative"),
+    sa.Column("deviation_wh", sa.BigInteger, nullable=False, comment="metered - scheduled"),
+    sa.Column("trade_micro", sa.BigInteger, nullable=False, comment="Earned positive, owed negative"),
+    sa.Column("imbalance_micro", sa.BigInteger, nullable=False),
+    sa.Column("net_micro", sa.BigInteger, nullable=False),
+    schema="settlement",
+)
+settled_trade = sa.Table(
+    "trade",
+    metadata,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey(batch.c.batch_id), primary_key=True),
+    sa.Column("trade_id", sa.Text, primary_key=True),
+    sa.Column("delivered_wh", sa.BigInteger, nullable=False, comment="Covered by the seller's own metered injection"),
+    sa.Column("shortfall_wh", sa.BigInteger, nullable=False, comment="Bought from the grid on the seller's account"),
+    sa.Column("value_micro", sa.BigInteger, nullable=False),
+    schema="settlement",
+)
+sa.Index("ix_settlement_trade_trade_id", settled_trade.c.trade_id)
+
+# -- audit
+
+step = sa.Table(
+    "step",
+    metadata,
+    sa.Column(
+        "step", sa.Text, primary_key=True, comment="readings, validated, forecast, plan, orders, clearing, settlement"
+    ),
+    sa.Column("scope", sa.Text, primary_key=True, comment="Region, VPP, market or participant"),
+    _stamp("hour", "The delivery hour that it speaks of", key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False, comment="Dagster run that last wrote it; not part of any digest"),
+    schema="audit",
+    comment="The digest of each step's rows, by delivery hour",
+)
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("batch_id", sa.Text, sa.ForeignKey(batch.c.batch_id), primary_key=True),
+    sa.Column("trade_id", sa.Text, primary_key=True),
+    sa.Column("leaf_index", sa.Integer, nullable=False),
+    sa.Column("document", JSONB, nullable=False, comment="The evidence document whose canonical form is the leaf"),
+    sa.Column("leaf", sa.Text, nullable=False, comment="0x + 64 hex digits"),
+    sa.Column("proof", JSONB, nullable=False, comment="Sibling hashes from the leaf up"),
+    schema="audit",
+)

@@ -1,0 +1,85 @@
+"""Real parts, started once for the whole run: a PostgreSQL, a broker and a chain under a short temporary home."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from energy_cloud_dagster.embedded.broker import EmbeddedBroker
+    from energy_cloud_dagster.embedded.chain import EmbeddedChain
+    from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A short path: the PostgreSQL socket below it must stay under 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="ec-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(home: Path) -> Iterator[EmbeddedPostgres]:
+    from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
+
+    server = EmbeddedPostgres(home / "pg")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def database_url(postgres: EmbeddedPostgres) -> str:
+    """A migrated database, the same for the whole run; tests that write either roll back or use ids of their own."""
+    from energy_cloud_dagster.adapters.database import upgrade
+
+    postgres.ensure_database("energy_cloud_test")
+    url = postgres.url("energy_cloud_test")
+    upgrade(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    from energy_cloud_dagster.adapters.database import make_engine
+
+    made = make_engine(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def connection(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection whose work vanishes: one outer transaction, rolled back."""
+    with engine.connect() as opened:
+        transaction = opened.begin()
+        yield opened
+        transaction.rollback()
+
+
+@pytest.fixture(scope="session")
+def broker(home: Path) -> Iterator[EmbeddedBroker]:
+    from energy_cloud_dagster.embedded.broker import EmbeddedBroker
+
+    server = EmbeddedBroker(home / "broker")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def chain(home: Path) -> Iterator[EmbeddedChain]:
+    from energy_cloud_dagster.embedded.chain import EmbeddedChain
+
+    node = EmbeddedChain(home / "chain")
+    node.start()
+    yield node
+    node.stop()
