@@ -1,0 +1,1 @@
+"""Alembic migrations: dated files under ``versions/``, run by ``adapters.database.upgrade``."""
