@@ -1,0 +1,378 @@
+"""A py-evm chain with one transaction a block, its indexes, and its answers in the shapes of Ethereum's JSON-RPC.
+
+The same genesis and the same sequence of (time, raw transaction) give the same blocks, hashes and receipts: nothing
+here reads a clock or draws a random number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: The chain id that eth-tester's chain class carries.
+CHAIN_ID: Final = 131277322940537
+GENESIS_BALANCE_WEI: Final = 1_000_000 * 10**18
+GAS_LIMIT: Final = 30_000_000
+
+
+class RpcError(Exception):
+    """A JSON-RPC error: ``code``, a message, and optional ``data`` (hex of a revert's output)."""
+
+    def __init__(self, code: int, message: str, data: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """Where a transaction lies: it is alone in its block."""
+
+    number: int
+    transaction: Any
+    receipt: Any
+
+
+def quantity(value: int) -> str:
+    """Return a JSON-RPC quantity."""
+    return hex(value)
+
+
+def data(value: bytes) -> str:
+    """Return JSON-RPC data."""
+    return "0x" + value.hex()
+
+
+class Evm:
+    """The chain, advanced by ``mine`` alone."""
+
+    def __init__(self, genesis_time: int, account: bytes) -> None:
+        """Make the genesis block at ``genesis_time`` (Unix seconds) with ``account`` (20 bytes) as the rich one."""
+        from eth_tester import PyEVMBackend
+
+        parameters = PyEVMBackend.generate_genesis_params({"timestamp": genesis_time, "gas_limit": GAS_LIMIT})
+        state = {account: {"balance": GENESIS_BALANCE_WEI, "nonce": 0, "code": b"", "storage": {}}}
+        backend = PyEVMBackend(genesis_parameters=parameters, genesis_state=state)
+        self._chain = backend.chain
+        if self._chain.chain_id != CHAIN_ID:  # pragma: no cover - a new release of eth-tester
+            raise RuntimeError(f"eth-tester's chain id is {self._chain.chain_id}, not {CHAIN_ID}")
+        genesis = self._chain.get_canonical_block_by_number(0)
+        self._blocks: list[Any] = [genesis]
+        self._numbers: dict[bytes, int] = {genesis.hash: 0}
+        self._mined: dict[bytes, Mined] = {}
+        self._with_logs: list[Mined] = []
+
+    # -- writing
+
+    @property
+    def head(self) -> Any:
+        """The latest block."""
+        return self._blocks[-1]
+
+    def next_time(self, now: int) -> int:
+        """Return the time of the next block: ``now``, or a second after the latest block where that is later."""
+        return max(now, int(self.head.header.timestamp) + 1)
+
+    def decode(self, raw: bytes) -> Any:
+        """Return the transaction in ``raw``; a malformed or foreign one is an ``RpcError``."""
+        from eth.exceptions import PyEVMError
+        from eth_utils import ValidationError
+        from rlp.exceptions import RLPException
+
+        try:
+            transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
+            chain_id = transaction.chain_id
+            transaction.sender  # noqa: B018 - recovers the signature
+        except (PyEVMError, ValidationError, RLPException, ValueError, TypeError, IndexError) as error:
+            raise RpcError(-32602, f"the raw transaction cannot be decoded: {error}") from None
+        if chain_id is not None and chain_id != CHAIN_ID:
+            raise RpcError(-32000, f"the transaction is for chain {chain_id}, this is chain {CHAIN_ID}")
+        if transaction.hash in self._mined:
+            raise RpcError(-32000, "already known")
+        return transaction
+
+    def mine(self, transaction: Any | None, timestamp: int) -> None:
+        """Append a block at ``timestamp`` with ``transaction`` alone (or empty); an invalid one changes nothing."""
+        from eth.exceptions import PyEVMError
+        from eth_utils import ValidationError
+
+        chain = self._chain
+        pending = chain.header
+        # The source of randomness of a block follows from its parent, so that a replay gives the same hashes.
+        mix = hashlib.sha256(self.head.hash + timestamp.to_bytes(8, "big")).digest()
+        chain.header = pending.copy(timestamp=timestamp, mix_hash=mix)
+        try:
+            if transaction is not None:
+                chain.apply_transaction(transaction)
+            block = chain.mine_block(coinbase=b"\x00" * 20, mix_hash=mix, blob_gas_used=0)
+        except (PyEVMError, ValidationError) as error:
+            chain.header = pending
+            raise RpcError(-32000, self._why_invalid(transaction, error)) from None
+        self._blocks.append(block)
+        self._numbers[block.hash] = block.number
+        if transaction is not None:
+            (receipt,) = block.get_receipts(chain.chaindb)
+            mined = Mined(block.number, transaction, receipt)
+            self._mined[transaction.hash] = mined
+            if receipt.logs:
+                self._with_logs.append(mined)
+
+    def _why_invalid(self, transaction: Any, error: Exception) -> str:
+        if transaction is not None:
+            nonce = self.state().get_nonce(transaction.sender)
+            if transaction.nonce != nonce:
+                side = "low" if transaction.nonce < nonce else "high"
+                return f"nonce too {side}: the next nonce is {nonce}, the transaction has {transaction.nonce}"
+        return f"invalid transaction: {error}"
+
+    def forget_head(self) -> None:
+        """Drop the latest block, for a caller that could not make it durable."""
+        block = self._blocks.pop()
+        del self._numbers[block.hash]
+        for transaction in block.transactions:
+            mined = self._mined.pop(transaction.hash)
+            if mined in self._with_logs:
+                self._with_logs.remove(mined)
+        chain = self._chain
+        chain.header = chain.create_header_from_parent(self.head.header)
+
+    # -- reading
+
+    def block_number(self, tag: str) -> int:
+        """Return the number that a JSON-RPC block tag or quantity names; an unknown block is an ``RpcError``."""
+        if tag in {"latest", "pending", "safe", "finalized"}:
+            return int(self.head.number)
+        try:
+            number = 0 if tag == "earliest" else int(tag, 16)
+        except (TypeError, ValueError):
+            raise RpcError(-32602, f"{tag!r} is no block number or tag") from None
+        if not 0 <= number < len(self._blocks):
+            raise RpcError(-32001, f"block not found: {number}")
+        return number
+
+    def state(self, tag: str = "latest") -> Any:
+        """Return the state after the block that ``tag`` names."""
+        return self._chain.get_vm(at_header=self._blocks[self.block_number(tag)].header).state
+
+    def _computation(self, call: dict[str, Any], tag: str, gas: int) -> Any:
+        from eth.exceptions import PyEVMError
+        from eth.vm.spoof import SpoofTransaction
+        from eth_utils import ValidationError
+
+        unsigned = self._chain.create_unsigned_transaction(
+            nonce=0,
+            gas_price=0,
+            gas=gas,
+            to=bytes.fromhex((call.get("to") or "0x")[2:]),
+            value=int(call.get("value") or "0x0", 16),
+            data=bytes.fromhex((call.get("input") or call.get("data") or "0x")[2:]),
+        )
+        sender = bytes.fromhex((call.get("from") or "0x" + "00" * 20)[2:])
+        vm = self._chain.get_vm(at_header=self._blocks[self.block_number(tag)].header)
+        spoof = SpoofTransaction(unsigned, from_=sender, nonce=vm.state.get_nonce(sender))
+        try:
+            with vm.in_costless_state() as state:
+                return state.apply_transaction(spoof)
+        except (PyEVMError, ValidationError) as error:
+            raise RpcError(-32000, f"the call cannot be executed: {error}") from None
+
+    def call(self, call: dict[str, Any], tag: str = "latest") -> bytes:
+        """Execute without a trace and return the output; a revert is an ``RpcError`` with its data."""
+        computation = self._computation(call, tag, min(int(call.get("gas") or hex(GAS_LIMIT), 16), GAS_LIMIT))
+        if computation.is_error:
+            raise _revert(computation)
+        return bytes(computation.output)
+
+    def estimate_gas(self, call: dict[str, Any], tag: str = "latest") -> int:
+        """Return gas that suffices for ``call``: what it uses before refunds, raised until it passes."""
+        full = self._computation(call, tag, GAS_LIMIT)
+        if full.is_error:
+            raise _revert(full)
+        gas = int(full.transaction_context.gas_price * 0 + full.get_gas_used()) + self._intrinsic(call)
+        while gas < GAS_LIMIT:
+            tried = self._computation(call, tag, gas)
+            if not tried.is_error:
+                return gas
+            gas = gas * 17 // 16
+        return GAS_LIMIT
+
+    def _intrinsic(self, call: dict[str, Any]) -> int:
+        unsigned = self._chain.create_unsigned_transaction(
+            nonce=0,
+            gas_price=0,
+            gas=GAS_LIMIT,
+            to=bytes.fromhex((call.get("to") or "0x")[2:]),
+            value=0,
+            data=bytes.fromhex((call.get("input") or call.get("data") or "0x")[2:]),
+        )
+        return int(unsigned.intrinsic_gas)
+
+    def block(self, number: int, full: bool) -> dict[str, Any]:
+        """Return block ``number`` in the shape of ``eth_getBlockByNumber``."""
+        block = self._blocks[number]
+        header = block.header
+        hashes = [transaction.hash for transaction in block.transactions]
+        return {
+            "number": quantity(block.number),
+            "hash": data(block.hash),
+            "parentHash": data(header.parent_hash),
+            "nonce": data(header.nonce),
+            "sha3Uncles": data(header.uncles_hash),
+            "logsBloom": data(header.bloom.to_bytes(256, "big")),
+            "transactionsRoot": data(header.transaction_root),
+            "receiptsRoot": data(header.receipt_root),
+            "stateRoot": data(header.state_root),
+            "miner": data(header.coinbase),
+            "difficulty": "0x0",
+            "totalDifficulty": "0x0",
+            "mixHash": data(header.mix_hash),
+            "extraData": data(header.extra_data),
+            "gasLimit": quantity(header.gas_limit),
+            "gasUsed": quantity(header.gas_used),
+            "timestamp": quantity(header.timestamp),
+            "baseFeePerGas": quantity(header.base_fee_per_gas),
+            "size": quantity(len(header.mining_hash)),
+            "uncles": [],
+            "withdrawals": [],
+            "transactions": [self.transaction(each) if full else data(each) for each in hashes],
+        }
+
+    def number_of(self, block_hash: bytes) -> int | None:
+        """Return the number of the block with this hash."""
+        return self._numbers.get(block_hash)
+
+    def transaction(self, tx_hash: bytes) -> dict[str, Any] | None:
+        """Return a mined transaction in the shape of ``eth_getTransactionByHash``."""
+        mined = self._mined.get(tx_hash)
+        if mined is None:
+            return None
+        made = mined.transaction
+        typed = getattr(made, "type_id", 0)
+        block = self._blocks[mined.number]
+        fields: dict[str, Any] = {
+            "hash": data(tx_hash),
+            "type": quantity(typed),
+            "nonce": quantity(made.nonce),
+            "blockHash": data(block.hash),
+            "blockNumber": quantity(mined.number),
+            "transactionIndex": "0x0",
+            "from": data(made.sender),
+            "to": data(made.to) if made.to else None,
+            "value": quantity(made.value),
+            "gas": quantity(made.gas),
+            "gasPrice": quantity(self._price(mined)),
+            "input": data(made.data),
+            "chainId": quantity(CHAIN_ID),
+            "r": quantity(made.r),
+            "s": quantity(made.s),
+            "v": quantity(made.y_parity if typed else made.v),
+        }
+        if typed:
+            fields["accessList"] = []
+        if typed >= 2:
+            fields["maxFeePerGas"] = quantity(made.max_fee_per_gas)
+            fields["maxPriorityFeePerGas"] = quantity(made.max_priority_fee_per_gas)
+        return fields
+
+    def _price(self, mined: Mined) -> int:
+        made = mined.transaction
+        if getattr(made, "type_id", 0) < 2:
+            return int(made.gas_price)
+        base = self._blocks[mined.number].header.base_fee_per_gas
+        return int(min(made.max_fee_per_gas, made.max_priority_fee_per_gas + base))
+
+    def receipt(self, tx_hash: bytes) -> dict[str, Any] | None:
+        """Return the receipt of a mined transaction in the shape of ``eth_getTransactionReceipt``."""
+        from eth_utils import keccak
+        from rlp import encode
+
+        mined = self._mined.get(tx_hash)
+        if mined is None:
+            return None
+        made, receipt, block = mined.transaction, mined.receipt, self._blocks[mined.number]
+        created = None if made.to else data(keccak(encode([made.sender, made.nonce]))[12:])
+        return {
+            "transactionHash": data(tx_hash),
+            "transactionIndex": "0x0",
+            "blockHash": data(block.hash),
+            "blockNumber": quantity(mined.number),
+            "from": data(made.sender),
+            "to": data(made.to) if made.to else None,
+            "contractAddress": created,
+            "gasUsed": quantity(receipt.gas_used),
+            "cumulativeGasUsed": quantity(receipt.gas_used),
+            "effectiveGasPrice": quantity(self._price(mined)),
+            "status": quantity(int.from_bytes(receipt.state_root, "big")),
+            "type": quantity(getattr(made, "type_id", 0)),
+            "logsBloom": data(receipt.bloom.to_bytes(256, "big")),
+            "logs": list(self._logs(mined)),
+        }
+
+    def _logs(self, mined: Mined) -> Iterator[dict[str, Any]]:
+        block = self._blocks[mined.number]
+        for index, entry in enumerate(mined.receipt.logs):
+            yield {
+                "address": data(entry.address),
+                "topics": [data(topic.to_bytes(32, "big")) for topic in entry.topics],
+                "data": data(entry.data),
+                "blockNumber": quantity(mined.number),
+                "blockHash": data(block.hash),
+                "transactionHash": data(mined.transaction.hash),
+                "transactionIndex": "0x0",
+                "logIndex": quantity(index),
+                "removed": False,
+            }
+
+    def logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the log entries that a filter of ``eth_getLogs`` names, oldest first."""
+        if "blockHash" in query:
+            number = self.number_of(bytes.fromhex(query["blockHash"][2:]))
+            if number is None:
+                raise RpcError(-32001, "block not found")
+            first = last = number
+        else:
+            first = self.block_number(query.get("fromBlock") or "latest")
+            last_tag = query.get("toBlock") or "latest"
+            beyond = last_tag.startswith("0x") and int(last_tag, 16) >= len(self._blocks)
+            last = len(self._blocks) - 1 if beyond else self.block_number(last_tag)
+        wanted = query.get("address")
+        addresses = {each.lower() for each in ([wanted] if isinstance(wanted, str) else wanted or [])}
+        topics = query.get("topics") or []
+        return [
+            entry
+            for mined in self._with_logs
+            if first <= mined.number <= last
+            for entry in self._logs(mined)
+            if (not addresses or entry["address"] in addresses) and _topics_match(entry["topics"], topics)
+        ]
+
+
+def _topics_match(have: list[str], want: list[Any]) -> bool:
+    if len(want) > len(have):
+        return False
+    for topic, wanted in zip(have, want, strict=False):
+        accepted = [wanted] if isinstance(wanted, str) else wanted
+        if accepted and topic not in {each.lower() for each in accepted}:
+            return False
+    return True
+
+
+def _revert(computation: Any) -> RpcError:
+    """Return the error of a failed execution as nodes answer it: code 3 with the output of a revert."""
+    from eth.exceptions import Revert
+    from eth_abi import decode
+    from eth_abi.exceptions import DecodingError
+
+    error = computation.error
+    if not isinstance(error, Revert):
+        return RpcError(-32000, f"execution failed: {type(error).__name__} {error}".rstrip())
+    output = bytes(computation.output)
+    message = "execution reverted"
+    if output[:4] == bytes.fromhex("08c379a0"):
+        try:
+            message += f": {decode(['string'], output[4:])[0]}"
+        except DecodingError:
+            pass
+    return RpcError(3, message, data(output))

@@ -1,0 +1,91 @@
+"""A tiny program of the standard library alone, run by its path, never imported by the platform.
+
+``guard PARENT``: remembers process groups that its parent names on stdin (``+ group signal`` and ``- group``, one a
+line) and ends them when the parent is gone: the signal, a short grace, then SIGKILL. Its stdin ends, or its parent
+changes, whatever way the parent died. It lies in a session of its own and ignores the terminal's signals.
+
+``exec PARENT SIGNAL ROOT PROGRAM …``: becomes PROGRAM. On Linux PROGRAM gets SIGNAL when its parent's forking thread
+ends. ROOT is ``-`` (stay who we are), ``userns`` (root shows itself as uid 65534 in a user namespace; files stay
+root's) or ``nobody`` (become uid 65534). A shim, because Python code between fork and exec is unsafe beside threads.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+
+GRACE_SECONDS = 5.0
+NOBODY = 65534
+PR_SET_PDEATHSIG = 1
+
+
+def _signal(group: int, number: int) -> bool:
+    """Send ``number`` to every process of ``group``; False when the group is gone."""
+    try:
+        os.killpg(group, number)
+    except OSError:
+        return False
+    return True
+
+
+def guard(parent: int) -> None:
+    """Remember groups until the parent is gone, then end them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    groups: dict[int, int] = {}
+    buffer = b""
+    while os.getppid() == parent:
+        # a forked copy of the parent may hold the pipe open: look at the parent itself once a second
+        if not select.select([0], [], [], 1.0)[0]:
+            continue
+        chunk = os.read(0, 65536)
+        if not chunk:
+            break
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for line in lines:
+            sign, *numbers = line.split()
+            if sign == b"+":
+                groups[int(numbers[0])] = int(numbers[1])
+            else:
+                groups.pop(int(numbers[0]), None)
+    left = [group for group, number in groups.items() if _signal(group, number)]
+    end = time.monotonic() + GRACE_SECONDS
+    while left and time.monotonic() < end:
+        time.sleep(0.02)
+        left = [group for group in left if _signal(group, 0)]
+    for group in left:
+        _signal(group, signal.SIGKILL)
+
+
+def become(parent: int, number: int, root: str, argv: list[str]) -> None:
+    """Drop root if asked, tie our life to the parent's, and exec ``argv``."""
+    for reset in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # Python, or a shell's "&", ignores them
+        signal.signal(reset, signal.SIG_DFL)
+    if sys.platform == "linux":
+        import ctypes  # while we may still read where Python lies
+
+        libc = ctypes.CDLL(None)
+    if root == "userns":
+        os.unshare(os.CLONE_NEWUSER)
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} 0 1"), ("gid_map", f"{NOBODY} 0 1")):
+            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+                file.write(text)
+    elif root == "nobody":
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    if sys.platform == "linux":
+        # last: a change of credentials would clear it
+        libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # the parent died before the line above
+        os._exit(1)
+    if argv:
+        os.execv(argv[0], argv)  # noqa: S606
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "guard":
+        guard(int(sys.argv[2]))
+    else:
+        become(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
