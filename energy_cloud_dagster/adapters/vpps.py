@@ -1,0 +1,115 @@
+"""Virtual power plants, their resources and the latest measured state of each: ``registry.vpp*`` and readings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from energy_cloud_dagster.adapters.tables import device, reading, series, vpp, vpp_resource
+
+# -- read
+
+
+class Vpp(NamedTuple):
+    """One virtual power plant; ``capacity_kw`` is its nominal power, ``location`` {lat, lng} or None."""
+
+    vpp_id: str
+    name: str
+    region_id: str
+    participant_id: str | None
+    capacity_kw: float
+    location: dict[str, float] | None
+
+
+class VppResource(NamedTuple):
+    """One resource of a VPP; ``parameters`` as in the dispatch problem (camelCase)."""
+
+    vpp_id: str
+    resource_id: str
+    type: str
+    capacity_kw: float
+    device_id: str | None
+    parameters: dict[str, Any]
+    location: dict[str, float] | None
+
+
+class LatestState(NamedTuple):
+    """The newest reading of one series; ``value`` in ``unit``, covering ``interval_minutes`` from ``ts`` on."""
+
+    device_id: str
+    metric: str
+    unit: str
+    kind: str
+    role: str | None
+    interval_minutes: int
+    ts: datetime
+    value: float
+    quality: str
+    received_at: datetime
+
+
+def page(connection: sa.Connection, *, limit: int, after: str | None = None) -> list[Vpp]:
+    """Return up to ``limit`` VPPs in the order of their ids, those after the id ``after``."""
+    statement = sa.select(*(vpp.c[name] for name in Vpp._fields)).order_by(vpp.c.vpp_id).limit(limit)
+    if after is not None:
+        statement = statement.where(vpp.c.vpp_id > after)
+    return [Vpp(*row) for row in connection.execute(statement)]
+
+
+def by_id(connection: sa.Connection, vpp_id: str) -> Vpp | None:
+    """Return one VPP, None where there is none of that id."""
+    row = connection.execute(
+        sa.select(*(vpp.c[name] for name in Vpp._fields)).where(vpp.c.vpp_id == vpp_id)
+    ).one_or_none()
+    return None if row is None else Vpp(*row)
+
+
+def resources(connection: sa.Connection, vpp_ids: Collection[str]) -> dict[str, list[VppResource]]:
+    """Return the resources of the named VPPs by VPP id, in the order of their ids."""
+    found: dict[str, list[VppResource]] = {vpp_id: [] for vpp_id in vpp_ids}
+    rows = connection.execute(
+        sa.select(*(vpp_resource.c[name] for name in VppResource._fields))
+        .where(vpp_resource.c.vpp_id.in_(vpp_ids))
+        .order_by(vpp_resource.c.vpp_id, vpp_resource.c.resource_id)
+    )
+    for row in rows:
+        found[row.vpp_id].append(VppResource(*row))
+    return found
+
+
+def latest_states(
+    connection: sa.Connection, device_ids: Iterable[str], as_of: datetime | None
+) -> dict[str, list[LatestState]]:
+    """Return the newest reading known at ``as_of`` (None: ever) of every series of the named devices, by device id."""
+    newest = (
+        sa.select(reading.c.ts, reading.c.value, reading.c.quality, reading.c.received_at)
+        .where(reading.c.series_id == series.c.series_id)
+        .order_by(reading.c.ts.desc(), reading.c.revision.desc())
+        .limit(1)
+    )
+    if as_of is not None:
+        newest = newest.where(reading.c.received_at <= as_of)
+    last = newest.lateral("last")
+    rows = connection.execute(
+        sa.select(
+            series.c.device_id,
+            series.c.metric,
+            series.c.unit,
+            series.c.kind,
+            series.c.role,
+            device.c.interval_minutes,
+            *last.c,
+        )
+        .select_from(series.join(device, device.c.device_id == series.c.device_id).join(last, sa.true()))
+        .where(series.c.device_id.in_(list(device_ids)))
+    )
+    found: dict[str, list[LatestState]] = {}
+    for row in rows:
+        found.setdefault(row.device_id, []).append(LatestState(*row))
+    return found
+
+
+# -- write
