@@ -1,4 +1,4 @@
-"""A tiny program of the standard library alone, run by its path, never imported by the platform.
+"""A tiny program of the standard library alone, run by its path (so that it starts in 15 ms).
 
 ``guard PARENT``: remembers process groups that its parent names on stdin (``+ group signal`` and ``- group``, one a
 line) and ends them when the parent is gone: the signal, a short grace, then SIGKILL. Its stdin ends, or its parent
@@ -20,13 +20,32 @@ NOBODY = 65534
 PR_SET_PDEATHSIG = 1
 
 
-def _signal(group: int, number: int) -> bool:
+def signal_group(group: int, number: int) -> bool:
     """Send ``number`` to every process of ``group``; False when the group is gone."""
     try:
         os.killpg(group, number)
-    except OSError:
+    except OSError:  # macOS answers EPERM for a group of zombies
         return False
     return True
+
+
+def group_lives(group: int) -> bool:
+    """Whether ``group`` has a member that is not a zombie (a container's first process may never reap them)."""
+    if not signal_group(group, 0):
+        return False
+    try:
+        stats = [f"/proc/{name}/stat" for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+    except OSError:
+        return True
+    for path in stats:
+        try:
+            with open(path) as file:  # noqa: PTH123
+                state, _, member_of, *_ = file.read().rsplit(")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        if int(member_of) == group and state not in "ZX":
+            return True
+    return not stats
 
 
 def guard(parent: int) -> None:
@@ -49,13 +68,13 @@ def guard(parent: int) -> None:
                 groups[int(numbers[0])] = int(numbers[1])
             else:
                 groups.pop(int(numbers[0]), None)
-    left = [group for group, number in groups.items() if _signal(group, number)]
+    left = [group for group, number in groups.items() if signal_group(group, number)]
     end = time.monotonic() + GRACE_SECONDS
     while left and time.monotonic() < end:
         time.sleep(0.02)
-        left = [group for group in left if _signal(group, 0)]
+        left = [group for group in left if group_lives(group)]
     for group in left:
-        _signal(group, signal.SIGKILL)
+        signal_group(group, signal.SIGKILL)
 
 
 def become(parent: int, number: int, root: str, argv: list[str]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Literal, Self
 
 from energy_cloud_dagster.domain.errors import Conflict, Misconfigured, PartUnavailable
+from energy_cloud_dagster.embedded.guardian import group_lives, signal_group
 
 GUARDIAN = Path(__file__).with_name("guardian.py")
 PREDECESSOR_GRACE_SECONDS = 10.0
@@ -201,13 +202,13 @@ class Child:
         if self._process is not None and self.alive:
             end = time.monotonic() + timeout
             group = self._process.pid
-            _kill_group(group, self.stop_signal)
+            signal_group(group, self.stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout)
                 end = min(end, time.monotonic() + GRANDCHILDREN_GRACE_SECONDS)
-            while _kill_group(group, 0) and time.monotonic() < end:
+            while group_lives(group) and time.monotonic() < end:
                 time.sleep(POLL_SECONDS)
-            _kill_group(group, signal.SIGKILL)
+            signal_group(group, signal.SIGKILL)
             self.wait()
         self._pid_file.unlink(missing_ok=True)
 
@@ -232,7 +233,7 @@ class Child:
 
     def _bury(self, group: int) -> None:
         # at once after the leader was reaped: later the number may belong to a stranger
-        _kill_group(group, signal.SIGKILL)
+        signal_group(group, signal.SIGKILL)
         _guardian.forget(group)
 
     def _end_predecessor(self) -> None:
@@ -248,20 +249,12 @@ class Child:
                 "stop that one or choose another folder with ENERGY_CLOUD_HOME."
             )
         group = int(orphan.split()[0])
-        _kill_group(group, self.stop_signal)
+        signal_group(group, self.stop_signal)
         end = time.monotonic() + PREDECESSOR_GRACE_SECONDS
         while _runs(orphan):
             if time.monotonic() > end:
-                _kill_group(group, signal.SIGKILL)
+                signal_group(group, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
-
-
-def _kill_group(group: int, number: int) -> bool:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
-        return False
-    return True
 
 
 def _identity(pid: int) -> str:
