@@ -156,7 +156,7 @@ class Child:
         if program is None:
             raise Misconfigured(f"{self.name} cannot start: there is no program {self.argv[0]!r} on this machine.")
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._end_predecessor()
+        self.end_predecessor()
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = _guardian.fork(
@@ -236,7 +236,8 @@ class Child:
         signal_group(group, signal.SIGKILL)
         _guardian.forget(group)
 
-    def _end_predecessor(self) -> None:
+    def end_predecessor(self) -> None:
+        """End an orphan of an earlier run; Conflict when its starter lives. For parts that check a port first."""
         try:
             orphan, parent = self._pid_file.read_text().splitlines()[:2]
         except (OSError, ValueError):
