@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
-from energy_cloud_dagster.domain.errors import Conflict, Misconfigured
+from energy_cloud_dagster.domain.errors import Conflict, Misconfigured, PartUnavailable
+
+
+@contextlib.contextmanager
+def usable(part: str, folder: Path, error: type[PartUnavailable]) -> Iterator[None]:
+    """Raise what the operating system says about ``folder`` (full disk, wrong owner, …) as one sentence."""
+    try:
+        yield
+    except OSError as fault:
+        where = fault.filename or folder
+        raise error(f"{part} cannot use {where}: {(fault.strerror or str(fault)).lower()}.") from fault
 
 
 class FolderLock:

@@ -4,9 +4,9 @@
 line) and ends them when the parent is gone: the signal, a short grace, then SIGKILL. Its stdin ends, or its parent
 changes, whatever way the parent died. It lies in a session of its own and ignores the terminal's signals.
 
-``exec PARENT SIGNAL ROOT PROGRAM …``: becomes PROGRAM. On Linux PROGRAM gets SIGNAL when its parent's forking thread
-ends. ROOT is ``-`` (stay who we are), ``userns`` (root shows itself as uid 65534 in a user namespace; files stay
-root's) or ``nobody`` (become uid 65534). A shim, because Python code between fork and exec is unsafe beside threads.
+``exec PARENT SIGNAL USER PROGRAM …``: becomes PROGRAM. On Linux PROGRAM gets SIGNAL when its parent's forking thread
+ends. USER is ``-`` (stay who we are), ``userns`` (root shows itself as uid 65534 in a user namespace; files stay
+root's) or ``UID:GID`` (become that user). A shim, because Python code between fork and exec is unsafe beside threads.
 """
 
 import os
@@ -77,7 +77,7 @@ def guard(parent: int) -> None:
         signal_group(group, signal.SIGKILL)
 
 
-def become(parent: int, number: int, root: str, argv: list[str]) -> None:
+def become(parent: int, number: int, user: str, argv: list[str]) -> None:
     """Drop root if asked, tie our life to the parent's, and exec ``argv``."""
     for reset in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # Python, or a shell's "&", ignores them
         signal.signal(reset, signal.SIG_DFL)
@@ -85,15 +85,16 @@ def become(parent: int, number: int, root: str, argv: list[str]) -> None:
         import ctypes  # while we may still read where Python lies
 
         libc = ctypes.CDLL(None)
-    if root == "userns":
+    if user == "userns":
         os.unshare(os.CLONE_NEWUSER)
         for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} 0 1"), ("gid_map", f"{NOBODY} 0 1")):
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
                 file.write(text)
-    elif root == "nobody":
+    elif user != "-":
+        uid, gid = user.split(":")
         os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        os.setgid(int(gid))
+        os.setuid(int(uid))
     if sys.platform == "linux":
         # last: a change of credentials would clear it
         libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)

@@ -8,7 +8,9 @@ the orphan by its pid file and ends it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,14 +20,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Literal, Self
+from typing import IO, Self
 
 from energy_cloud_dagster.domain.errors import Conflict, Misconfigured, PartUnavailable
-from energy_cloud_dagster.embedded.guardian import group_lives, signal_group
+from energy_cloud_dagster.embedded.guardian import NOBODY, group_lives, signal_group
 
 GUARDIAN = Path(__file__).with_name("guardian.py")
 PREDECESSOR_GRACE_SECONDS = 10.0
 GRANDCHILDREN_GRACE_SECONDS = 2.0
+LOG_BYTES = 10_000_000
+LOOKS_LIKE_A_FAULT = re.compile(r"(error|fatal|panic)\b", re.IGNORECASE)
 POLL_SECONDS = 0.01
 
 
@@ -43,10 +47,10 @@ class _Guardian:
         self._forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="supervise-fork")
 
     def fork(
-        self, argv: Sequence[str], *, root: str, number: int, log: IO[bytes], env: Mapping[str, str] | None, cwd: Path
+        self, argv: Sequence[str], *, user: str, number: int, log: IO[bytes], env: Mapping[str, str] | None, cwd: Path
     ) -> subprocess.Popen[bytes]:
         """Start ``argv`` in a session of its own and have its group ended with us, by signal ``number``."""
-        shim = [sys.executable, "-I", "-S", str(GUARDIAN), "exec", str(os.getpid()), str(number), root, *argv]
+        shim = [sys.executable, "-I", "-S", str(GUARDIAN), "exec", str(os.getpid()), str(int(number)), user, *argv]
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
@@ -100,7 +104,7 @@ class Child:
     """One supervised child process.
 
     ``argv`` is started with stdout and stderr appended to ``log`` (its folder is made). ``stop_signal`` is the polite
-    way to end it. ``root`` says as whom a child of root runs (see ``guardian.py``). Faults are raised as ``error``.
+    way to end it. ``user`` says as whom a child of root runs (see ``guardian.py``). Faults are raised as ``error``.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Child:
         *,
         cwd: Path | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
-        root: Literal["-", "userns", "nobody"] = "-",
+        user: str = "-",
         error: type[PartUnavailable] = PartUnavailable,
     ) -> None:
         self.name = name
@@ -121,7 +125,7 @@ class Child:
         self.log = log
         self.cwd = cwd
         self.stop_signal = stop_signal
-        self.root = root
+        self.user = user
         self.error = error
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -157,11 +161,13 @@ class Child:
             raise Misconfigured(f"{self.name} cannot start: there is no program {self.argv[0]!r} on this machine.")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.end_predecessor()
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".old.log"))
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = _guardian.fork(
                 [program, *self.argv[1:]],
-                root=self.root,
+                user=self.user,
                 number=self.stop_signal,
                 log=log,
                 env=self.env,
@@ -169,6 +175,30 @@ class Child:
             )
         self._pid_file.write_text(f"{_identity(self._process.pid)}\n{_identity(os.getpid())}\n")
         return self
+
+    def end_predecessor(self) -> None:
+        """End an orphan that an earlier run of this child left behind; ``start`` does so too.
+
+        For parts that check a port first. Raises Conflict when the process that started it still lives.
+        """
+        try:
+            orphan, parent = self._pid_file.read_text().splitlines()[:2]
+        except (OSError, ValueError):
+            return
+        if not _runs(orphan):
+            return
+        if _runs(parent):
+            raise Conflict(
+                f"{self.name} already runs (process {orphan.split()[0]}, started by process {parent.split()[0]}); "
+                "stop that one or choose another folder with ENERGY_CLOUD_HOME."
+            )
+        group = int(orphan.split()[0])
+        signal_group(group, self.stop_signal)
+        end = time.monotonic() + PREDECESSOR_GRACE_SECONDS
+        while _runs(orphan):
+            if time.monotonic() > end:
+                signal_group(group, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
 
     def wait_until_ready(self, predicate: Callable[[], bool], timeout: float = 30.0) -> None:
         """Wait until ``predicate()`` is true.
@@ -223,9 +253,12 @@ class Child:
         return "\n".join(line for line in text.splitlines()[-lines:])
 
     def last_line(self) -> str:
-        """Return the last line of the log that says something, and where the log is."""
+        """Return the last line that names a fault (else the last that says anything), and where the log is."""
         spoken = [line.strip() for line in self.tail(50).splitlines() if line.strip()]
-        return f"{spoken[-1] if spoken else 'it wrote nothing'} (log: {self.log})"
+        faults = [line for line in spoken if LOOKS_LIKE_A_FAULT.search(line)]
+        if not spoken and shutil.disk_usage(self.log.parent).free < 1_000_000:
+            return f"no space left on the disk of {self.log.parent}"
+        return f"{(faults or spoken or ['it wrote nothing'])[-1]} (log: {self.log})"
 
     @property
     def _pid_file(self) -> Path:
@@ -236,26 +269,16 @@ class Child:
         signal_group(group, signal.SIGKILL)
         _guardian.forget(group)
 
-    def end_predecessor(self) -> None:
-        """End an orphan of an earlier run; Conflict when its starter lives. For parts that check a port first."""
-        try:
-            orphan, parent = self._pid_file.read_text().splitlines()[:2]
-        except (OSError, ValueError):
-            return
-        if not _runs(orphan):
-            return
-        if _runs(parent) and parent != _identity(os.getpid()):
-            raise Conflict(
-                f"{self.name} already runs (process {orphan.split()[0]}, started by process {parent.split()[0]}); "
-                "stop that one or choose another folder with ENERGY_CLOUD_HOME."
-            )
-        group = int(orphan.split()[0])
-        signal_group(group, self.stop_signal)
-        end = time.monotonic() + PREDECESSOR_GRACE_SECONDS
-        while _runs(orphan):
-            if time.monotonic() > end:
-                signal_group(group, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
+
+@functools.cache
+def unprivileged() -> str:
+    """Return the ``user`` as which a child of root runs without root's powers: ``-`` where we are not root."""
+    if os.geteuid() != 0:
+        return "-"
+    shim = [sys.executable, "-I", "-S", str(GUARDIAN), "exec", str(os.getpid()), "0", "userns"]
+    if subprocess.run(shim, capture_output=True, check=False).returncode == 0:
+        return "userns"
+    return f"{NOBODY}:{NOBODY}"
 
 
 def _identity(pid: int) -> str:
