@@ -20,7 +20,7 @@ SCHEMAS = ("registry", "raw", "validated", "forecast", "dispatch", "market", "se
 
 # raw.reading has one partition a day, named reading_2026_11_22. A partition is made apart from the parent, with a CHECK
 # that spares ATTACH its scan, so that writers and readers of other days go on; there is no default partition, which
-# would have to be scanned by every ATTACH. The advisory lock lets concurrent workers ask for the same day.
+# would have to be scanned by every ATTACH. The lock, which ATTACH takes anyway, lets workers ask for one day at once.
 # Where TimescaleDB is installed a later migration may turn raw.reading into a hypertable; this function then becomes
 # a no-op and every reader's and writer's SQL stays as it is.
 ENSURE_READING_DAY = """
@@ -33,7 +33,7 @@ begin
     if to_regclass(format('raw.%I', name)) is not null then
         return false;
     end if;
-    perform pg_advisory_xact_lock(hashtext('raw.ensure_reading_day'));
+    lock table raw.reading in share update exclusive mode;
     if to_regclass(format('raw.%I', name)) is not null then
         return false;
     end if;
@@ -70,6 +70,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("step", "scope", "hour", name=op.f("pk_step")),
         schema="audit",
         comment="The digest of each step's rows, by delivery hour",
+    )
+    op.create_table(
+        "price",
+        sa.Column("market_id", sa.Text(), nullable=False),
+        sa.Column("hour", sa.TIMESTAMP(timezone=True), nullable=False, comment="Hour that the prices hold in"),
+        sa.Column("import_price_micro", sa.BigInteger(), nullable=False, comment="Retail tariff per kWh"),
+        sa.Column(
+            "export_price_micro", sa.BigInteger(), nullable=False, comment="Feed-in price per kWh, 0 to the tariff"
+        ),
+        sa.Column("published_at", sa.TIMESTAMP(timezone=True), nullable=False, comment="When the platform knew"),
+        sa.PrimaryKeyConstraint("market_id", "hour", name=op.f("pk_price")),
+        schema="market",
+        comment="What energy costs outside the market",
     )
     op.create_table(
         "plan",
@@ -281,6 +294,12 @@ def upgrade() -> None:
             nullable=False,
             comment="[device/metric] without a valid reading",
         ),
+        sa.Column(
+            "known_at",
+            sa.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="Latest receipt among the readings it saw",
+        ),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("region_id", "hour", name=op.f("pk_hour")),
         schema="validated",
@@ -347,6 +366,12 @@ def upgrade() -> None:
         sa.Column("market_id", sa.Text(), nullable=False),
         sa.Column("grid_id", sa.Text(), nullable=False),
         sa.Column("aliases", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
+        sa.Column(
+            "operating_since",
+            sa.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="First hour that schedules work on; null: none",
+        ),
         sa.ForeignKeyConstraint(["market_id"], ["registry.market.market_id"], name=op.f("fk_region_market_id")),
         sa.PrimaryKeyConstraint("region_id", name=op.f("pk_region")),
         schema="registry",
@@ -504,6 +529,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("drop function raw.ensure_reading_day(date)")
+    op.drop_table("price", schema="market")
     op.drop_table("vpp_resource", schema="registry")
     op.drop_table("series", schema="registry")
     op.drop_table("vpp", schema="registry")
