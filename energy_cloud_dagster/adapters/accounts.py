@@ -50,7 +50,7 @@ def add(
     participant_id: str | None = None,
     created_at: datetime | None = None,
 ) -> Account:
-    """Create an account; a faulty name, password, role or participant is ``InvalidInput``, a taken name ``Conflict``."""
+    """Create an account; a faulty field is ``InvalidInput`` with its pointer, a taken name ``Conflict``."""
     _check(connection, username, password, role, participant_id)
     row = connection.execute(
         insert(account)
@@ -66,7 +66,7 @@ def add(
     ).one_or_none()
     if row is None:
         raise Conflict(f"an account named {username} exists already; choose another name")
-    return Account(*row)
+    return Account._make(row)
 
 
 def ensure(
@@ -110,18 +110,18 @@ def authenticate(connection: sa.Connection, username: str, password: str) -> Acc
         connection.execute(
             sa.update(account).where(account.c.username == username).values(password_hash=_HASHER.hash(password))
         )
-    return Account(*row[1:])
+    return Account._make(row[1:])
 
 
 def find(connection: sa.Connection, username: str) -> Account | None:
     """Return one account, None where there is none of that name."""
     row = connection.execute(sa.select(*_COLUMNS).where(account.c.username == username)).one_or_none()
-    return None if row is None else Account(*row)
+    return None if row is None else Account._make(row)
 
 
 def everyone(connection: sa.Connection) -> list[Account]:
     """Return all accounts in the order of their names."""
-    return [Account(*row) for row in connection.execute(sa.select(*_COLUMNS).order_by(account.c.username))]
+    return [Account._make(row) for row in connection.execute(sa.select(*_COLUMNS).order_by(account.c.username))]
 
 
 def set_disabled(connection: sa.Connection, username: str, *, disabled: bool = True) -> Account:
@@ -131,7 +131,7 @@ def set_disabled(connection: sa.Connection, username: str, *, disabled: bool = T
     ).one_or_none()
     if row is None:
         raise NotFound(f"there is no account named {username}; `energy-cloud user list` shows all")
-    return Account(*row)
+    return Account._make(row)
 
 
 def _check(connection: sa.Connection, username: str, password: str, role: str, participant_id: str | None) -> None:

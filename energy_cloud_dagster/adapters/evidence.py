@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
-from energy_cloud_dagster.adapters.tables import batch, evidence, trade
+from energy_cloud_dagster.adapters.tables import batch, evidence, step, trade
+from energy_cloud_dagster.domain.audit.evidence import SealedTrade
 
 # -- read
 
@@ -43,7 +47,43 @@ def of_trade(connection: sa.Connection, trade_id: str) -> EvidenceRow | None:
         .order_by(batch.c.revision.desc())
         .limit(1)
     ).one_or_none()
-    return None if row is None else EvidenceRow(*row)
+    return None if row is None else EvidenceRow._make(row)
 
 
 # -- write
+
+
+def save_steps(connection: sa.Connection, rows: Sequence[tuple[str, str, datetime, str, int, str]]) -> None:
+    """Record ``(step, scope, hour, digest, rows, run_id)``; a step that runs again replaces its record."""
+    if not rows:
+        return
+    statement = insert(step)
+    statement = statement.on_conflict_do_update(
+        index_elements=["step", "scope", "hour"],
+        set_={name: statement.excluded[name] for name in ("digest", "rows", "run_id")},
+    )
+    names = ("step", "scope", "hour", "digest", "rows", "run_id")
+    connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def replace_evidence(connection: sa.Connection, batch_id: str, rows: Sequence[SealedTrade]) -> None:
+    """Replace the evidence of a batch by its sealed trades."""
+    connection.execute(sa.delete(evidence).where(evidence.c.batch_id == batch_id))
+    if rows:
+        connection.execute(sa.insert(evidence), [{"batch_id": batch_id} | one._asdict() for one in rows])
+
+
+def leaves_of(connection: sa.Connection, batch_id: str) -> list[str]:
+    """Return the leaves of a batch by index."""
+    rows = connection.execute(
+        sa.select(evidence.c.leaf).where(evidence.c.batch_id == batch_id).order_by(evidence.c.leaf_index)
+    )
+    return [row.leaf for row in rows]
+
+
+def trades_in_batch(connection: sa.Connection, batch_id: str) -> list[str]:
+    """Return the ids of the trades with evidence in a batch, by leaf."""
+    rows = connection.execute(
+        sa.select(evidence.c.trade_id).where(evidence.c.batch_id == batch_id).order_by(evidence.c.leaf_index)
+    )
+    return [row.trade_id for row in rows]

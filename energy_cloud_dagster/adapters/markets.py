@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
-from energy_cloud_dagster.adapters.tables import batch, clearing, market_registry, settled_trade, trade
+from energy_cloud_dagster.adapters.tables import batch, clearing, market_registry, order, price, settled_trade, trade
+from energy_cloud_dagster.domain.market.auction import Clearing
+from energy_cloud_dagster.domain.market.orders import Order, Trade
 
 # -- read
 
@@ -113,7 +117,108 @@ def trade_history(
         statement = statement.where(clearing.c.gate_closure <= as_of)
     if before is not None:
         statement = statement.where(sa.tuple_(trade.c.delivery_start, trade.c.trade_id) < sa.tuple_(*before))
-    return [TradeRow(*row) for row in connection.execute(statement)]
+    return [TradeRow._make(row) for row in connection.execute(statement)]
 
 
 # -- write
+
+
+class OutsidePrice(NamedTuple):
+    """What energy costs outside the market in one hour, micro units per kWh; import >= export >= 0."""
+
+    market_id: str
+    hour: datetime
+    import_price_micro: int
+    export_price_micro: int
+    published_at: datetime
+
+
+class ClearingRow(NamedTuple):
+    """One row of ``market.clearing``."""
+
+    market_id: str
+    delivery_start: datetime
+    gate_closure: datetime
+    price_micro: int | None
+    volume_wh: int
+    import_price_micro: int
+    export_price_micro: int
+    digest: str
+
+
+def publish_prices(connection: sa.Connection, rows: Sequence[OutsidePrice]) -> None:
+    """Record prices; what was published first for an hour stands."""
+    if rows:
+        connection.execute(insert(price).on_conflict_do_nothing(), [row._asdict() for row in rows])
+
+
+def outside_prices(
+    connection: sa.Connection, market_id: str, start: datetime, end: datetime, as_of: datetime
+) -> dict[datetime, OutsidePrice]:
+    """Return the prices of the hours ``[start, end)`` that were published by ``as_of``, by hour."""
+    statement = (
+        sa.select(*(price.c[name] for name in OutsidePrice._fields))
+        .where(price.c.market_id == market_id, price.c.hour >= start, price.c.hour < end, price.c.published_at <= as_of)
+        .order_by(price.c.hour)
+    )
+    return {row.hour: OutsidePrice._make(row) for row in connection.execute(statement)}
+
+
+def replace_clearing(connection: sa.Connection, row: ClearingRow, orders: Iterable[Order], result: Clearing) -> None:
+    """Replace book, clearing and trades of one delivery hour."""
+    for table in (trade, order, clearing):
+        connection.execute(
+            sa.delete(table).where(table.c.market_id == row.market_id, table.c.delivery_start == row.delivery_start)
+        )
+    connection.execute(sa.insert(clearing), row._asdict())
+    placed = [
+        {
+            "order_id": one.order_id,
+            "market_id": row.market_id,
+            "delivery_start": row.delivery_start,
+            "participant_id": one.participant_id,
+            "side": one.side,
+            "quantity_wh": one.quantity_wh,
+            "price_micro": one.price_micro,
+            "filled_wh": result.fills[one.order_id],
+            "placed_at": one.placed_at,
+        }
+        for one in orders
+    ]
+    if placed:
+        connection.execute(sa.insert(order), placed)
+    if result.trades:
+        names = Trade.__dataclass_fields__
+        connection.execute(sa.insert(trade), [{name: getattr(one, name) for name in names} for one in result.trades])
+
+
+def clearing_of(connection: sa.Connection, market_id: str, delivery: datetime) -> ClearingRow | None:
+    """Return the clearing of one delivery hour, None where its gate has not been worked on."""
+    row = connection.execute(
+        sa.select(*(clearing.c[name] for name in ClearingRow._fields)).where(
+            clearing.c.market_id == market_id, clearing.c.delivery_start == delivery
+        )
+    ).one_or_none()
+    return None if row is None else ClearingRow._make(row)
+
+
+def book_of(
+    connection: sa.Connection, market_id: str, delivery: datetime
+) -> tuple[list[tuple[object, ...]], dict[str, int]]:
+    """Return the orders of one delivery hour as tuples in the field order of ``Order``, and what each was filled."""
+    rows = connection.execute(
+        sa.select(*(order.c[name] for name in Order.__dataclass_fields__), order.c.filled_wh)
+        .where(order.c.market_id == market_id, order.c.delivery_start == delivery)
+        .order_by(order.c.order_id)
+    ).all()
+    return [tuple(row)[:-1] for row in rows], {row.order_id: row.filled_wh for row in rows}
+
+
+def trades_of(connection: sa.Connection, market_id: str, delivery: datetime) -> list[Trade]:
+    """Return the trades of one delivery hour, by id."""
+    rows = connection.execute(
+        sa.select(*(trade.c[name] for name in Trade.__dataclass_fields__))
+        .where(trade.c.market_id == market_id, trade.c.delivery_start == delivery)
+        .order_by(trade.c.trade_id)
+    )
+    return [Trade(*row) for row in rows]

@@ -56,7 +56,7 @@ def page(connection: sa.Connection, *, limit: int, after: str | None = None) -> 
     statement = sa.select(*(vpp.c[name] for name in Vpp._fields)).order_by(vpp.c.vpp_id).limit(limit)
     if after is not None:
         statement = statement.where(vpp.c.vpp_id > after)
-    return [Vpp(*row) for row in connection.execute(statement)]
+    return [Vpp._make(row) for row in connection.execute(statement)]
 
 
 def by_id(connection: sa.Connection, vpp_id: str) -> Vpp | None:
@@ -64,7 +64,15 @@ def by_id(connection: sa.Connection, vpp_id: str) -> Vpp | None:
     row = connection.execute(
         sa.select(*(vpp.c[name] for name in Vpp._fields)).where(vpp.c.vpp_id == vpp_id)
     ).one_or_none()
-    return None if row is None else Vpp(*row)
+    return None if row is None else Vpp._make(row)
+
+
+def in_region(connection: sa.Connection, region_id: str) -> list[Vpp]:
+    """Return the VPPs of a region in the order of their ids."""
+    statement = (
+        sa.select(*(vpp.c[name] for name in Vpp._fields)).where(vpp.c.region_id == region_id).order_by(vpp.c.vpp_id)
+    )
+    return [Vpp._make(row) for row in connection.execute(statement)]
 
 
 def resources(connection: sa.Connection, vpp_ids: Collection[str]) -> dict[str, list[VppResource]]:
@@ -76,14 +84,17 @@ def resources(connection: sa.Connection, vpp_ids: Collection[str]) -> dict[str, 
         .order_by(vpp_resource.c.vpp_id, vpp_resource.c.resource_id)
     )
     for row in rows:
-        found[row.vpp_id].append(VppResource(*row))
+        found[row.vpp_id].append(VppResource._make(row))
     return found
 
 
 def latest_states(
-    connection: sa.Connection, device_ids: Iterable[str], as_of: datetime | None
+    connection: sa.Connection, device_ids: Iterable[str], as_of: datetime | None, *, before: datetime | None = None
 ) -> dict[str, list[LatestState]]:
-    """Return the newest reading known at ``as_of`` (None: ever) of every series of the named devices, by device id."""
+    """Return the newest reading known at ``as_of`` (None: ever) of every series of the named devices, by device id.
+
+    ``before`` leaves out intervals that start at it or later.
+    """
     newest = (
         sa.select(reading.c.ts, reading.c.value, reading.c.quality, reading.c.received_at)
         .where(reading.c.series_id == series.c.series_id)
@@ -92,6 +103,8 @@ def latest_states(
     )
     if as_of is not None:
         newest = newest.where(reading.c.received_at <= as_of)
+    if before is not None:
+        newest = newest.where(reading.c.ts < before)
     last = newest.lateral("last")
     rows = connection.execute(
         sa.select(
@@ -108,7 +121,7 @@ def latest_states(
     )
     found: dict[str, list[LatestState]] = {}
     for row in rows:
-        found.setdefault(row.device_id, []).append(LatestState(*row))
+        found.setdefault(row.device_id, []).append(LatestState._make(row))
     return found
 
 
