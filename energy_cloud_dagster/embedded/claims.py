@@ -32,10 +32,18 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> Self:
-        """Take the lock; raises Conflict, naming the holder, when another process (or this one) has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Take the lock; raises Conflict, naming the holder, when another process (or this one) has it.
+
+        Raises Misconfigured when the folder cannot be made or written.
+        """
         path = self.folder / "lock"
-        file = path.open("a+")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as fault:
+            why = (fault.strerror or str(fault)).lower()
+            mend = "choose another with ENERGY_CLOUD_HOME."
+            raise Misconfigured(f"{self.folder} cannot be used: {why}; {mend}") from fault
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,8 +1,8 @@
 """A tiny program of the standard library alone, run by its path (so that it starts in 15 ms).
 
-``guard PARENT``: remembers process groups that its parent names on stdin (``+ group signal`` and ``- group``, one a
-line) and ends them when the parent is gone: the signal, a short grace, then SIGKILL. Its stdin ends, or its parent
-changes, whatever way the parent died. It lies in a session of its own and ignores the terminal's signals.
+``guard PARENT [GRACE]``: remembers process groups that its parent names on stdin (``+ group signal`` and ``- group``,
+one a line) and ends them when the parent is gone: the signal, a short grace, then SIGKILL. Its stdin ends, or its
+parent changes, whatever way the parent died. It lies in a session of its own and ignores the terminal's signals.
 
 ``exec PARENT SIGNAL USER PROGRAM …``: becomes PROGRAM. On Linux PROGRAM gets SIGNAL when its parent's forking thread
 ends. USER is ``-`` (stay who we are), ``userns`` (root shows itself as uid 65534 in a user namespace; files stay
@@ -48,15 +48,16 @@ def group_lives(group: int) -> bool:
     return not stats
 
 
-def guard(parent: int) -> None:
+def guard(parent: int, grace: float = GRACE_SECONDS) -> None:
     """Remember groups until the parent is gone, then end them."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     groups: dict[int, int] = {}
     buffer = b""
-    while os.getppid() == parent:
-        # a forked copy of the parent may hold the pipe open: look at the parent itself once a second
+    while True:
         if not select.select([0], [], [], 1.0)[0]:
+            if os.getppid() != parent:  # a forked copy of the parent holds the pipe open
+                break
             continue
         chunk = os.read(0, 65536)
         if not chunk:
@@ -69,7 +70,7 @@ def guard(parent: int) -> None:
             else:
                 groups.pop(int(numbers[0]), None)
     left = [group for group, number in groups.items() if signal_group(group, number)]
-    end = time.monotonic() + GRACE_SECONDS
+    end = time.monotonic() + grace
     while left and time.monotonic() < end:
         time.sleep(0.02)
         left = [group for group in left if group_lives(group)]
@@ -106,6 +107,6 @@ def become(parent: int, number: int, user: str, argv: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "guard":
-        guard(int(sys.argv[2]))
+        guard(int(sys.argv[2]), *map(float, sys.argv[3:]))
     else:
         become(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])

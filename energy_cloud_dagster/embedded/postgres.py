@@ -73,7 +73,7 @@ class EmbeddedPostgres:
             shutil.rmtree(self._draft, ignore_errors=True)
             if not self.data.exists():
                 self._make(binaries, user)
-            self._drop_stale_lock()
+            self._drop_stale_locks()
             _private_folder(self.socket_folder, user)
             server.start()
         try:
@@ -119,7 +119,7 @@ class EmbeddedPostgres:
         except psycopg.Error as fault:
             words = str(fault).strip().splitlines()
             raise DatabaseUnavailable(
-                f"PostgreSQL has no database {name!r}: {words[-1] if words else fault!r}"
+                f"PostgreSQL has no database {name!r}: {words[0] if words else fault!r}"
             ) from fault
 
     @property
@@ -223,11 +223,13 @@ class EmbeddedPostgres:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _drop_stale_lock(self) -> None:
-        """Remove a ``postmaster.pid`` whose number now belongs to a stranger; PostgreSQL would refuse to start.
+    def _drop_stale_locks(self) -> None:
+        """Remove lock files whose number now belongs to a stranger or a zombie; PostgreSQL would refuse to start.
 
-        One whose process is gone is left to PostgreSQL, which checks its shared memory as well.
+        A ``postmaster.pid`` whose process is gone is left to PostgreSQL, which checks its shared memory as well.
         """
+        for name in (f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
+            (self.socket_folder / name).unlink(missing_ok=True)
         path = self.data / "postmaster.pid"
         try:
             pid = int(path.read_text().split("\n", 1)[0])

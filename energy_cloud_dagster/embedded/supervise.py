@@ -289,6 +289,7 @@ def _identity(pid: int) -> str:
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
+    # macOS
     answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return f"{pid} {answer.stdout.strip()}" if answer.stdout.strip() else ""
 
