@@ -1,0 +1,53 @@
+"""Forecasts: models behind one protocol, a ladder that always answers, and how good they were.
+
+Everything here is a function of its arguments. Series are hourly with a UTC index of interval starts; an ``origin`` is
+the start of the first hour ahead, and no value at or after it matters.
+"""
+
+from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, accuracy, holdout_accuracy, weekly_scale
+from energy_cloud_dagster.domain.forecasting.availability import (
+    site_load,
+    site_pv,
+    solar_availability,
+    wind_availability,
+)
+from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast, Model, Rung
+from energy_cloud_dagster.domain.forecasting.ladder import ladder
+from energy_cloud_dagster.domain.forecasting.naive import (
+    FittedSeasonalNaive,
+    SeasonalNaive,
+    persistence,
+    seasonal_naive,
+)
+from energy_cloud_dagster.domain.forecasting.prophet_model import FittedProphet, ProphetModel
+from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text
+from energy_cloud_dagster.domain.forecasting.series import hourly
+from energy_cloud_dagster.domain.forecasting.similar_day import similar_day
+from energy_cloud_dagster.domain.forecasting.weather import Outlook, temperature_outlook
+
+__all__ = [
+    "Accuracy",
+    "Fitted",
+    "FittedProphet",
+    "FittedSeasonalNaive",
+    "Forecast",
+    "Model",
+    "Outlook",
+    "ProphetModel",
+    "Rung",
+    "SeasonalNaive",
+    "accuracy",
+    "fitted_from_text",
+    "holdout_accuracy",
+    "hourly",
+    "ladder",
+    "persistence",
+    "seasonal_naive",
+    "similar_day",
+    "site_load",
+    "site_pv",
+    "solar_availability",
+    "temperature_outlook",
+    "weekly_scale",
+    "wind_availability",
+]

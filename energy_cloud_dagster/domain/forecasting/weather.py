@@ -1,0 +1,79 @@
+"""Temperature as a regressor: what it does to load, and what is known of it ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from energy_cloud_dagster.domain.forecasting.series import Floats, future_index, hour_of, hourly, value_at
+
+TEMPERATURE: Final = "temperature"
+#: Degrees Celsius below which buildings heat, above which they cool, and above which cooling grows steeper.
+HEATING_BELOW: Final = 16.0
+COOLING_ABOVE: Final = 20.0
+HOT_ABOVE: Final = 28.0
+#: Hours over which a building remembers the weather: the trailing mean beside the hour's own temperature.
+MEMORY_HOURS: Final = 24
+#: How many days back the outlook looks for the same hour.
+OUTLOOK_DAYS: Final = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """Regressors that ``Fitted.predict`` takes, and what they rest on.
+
+    ``regressors`` has the column ``temperature`` (°C) for the 24 measured hours before the origin and the horizon
+    after it; None where nothing is known. ``notes`` belong to every forecast that uses it.
+    """
+
+    regressors: pd.DataFrame | None
+    notes: tuple[str, ...]
+
+
+def temperature_outlook(history: pd.Series[Any], *, origin: datetime, horizon: int) -> Outlook:
+    """Return the temperature ahead by diurnal persistence: the last known value of the same hour of the day.
+
+    The same hour is looked for in the last seven days before ``origin``; where none is known the last known value
+    stands in. Rows of ``history`` at or after ``origin`` never matter. No history gives no regressors and a note.
+    """
+    index = future_index(origin, horizon)
+    past = hourly(history, before=origin, what="temperature")
+    if past.empty:
+        return Outlook(None, ("no temperature is known before the origin",))
+    ahead = np.full(horizon, np.nan)
+    for days in range(1, OUTLOOK_DAYS + 1):
+        back = (np.arange(horizon) // 24 + days) * 24
+        ahead = np.where(np.isnan(ahead), value_at(past, index - pd.to_timedelta(back, unit="h")), ahead)
+    holes = int(np.isnan(ahead).sum())
+    ahead = np.where(np.isnan(ahead), float(past.iloc[-1]), ahead)
+    notes = ["temperature ahead by diurnal persistence: the last known value of the same hour"]
+    if holes:
+        notes.append(f"temperature of {holes} of {horizon} hours is the last known value")
+    before = pd.date_range(end=hour_of(origin) - pd.Timedelta(hours=1), periods=MEMORY_HOURS, freq="h")
+    values = np.concatenate([value_at(past, before), ahead])
+    return Outlook(pd.DataFrame({TEMPERATURE: values}, index=before.append(index)), tuple(notes))
+
+
+def degree_features(temperature: Floats, trailing_mean: Floats) -> dict[str, Floats]:
+    """Return the degree-hours of ``temperature`` (°C) and of its trailing mean, in tens of degrees.
+
+    Load answers to heating and cooling need, not to temperature itself: it is flat between the base temperatures
+    and rises on both sides. Tens of degrees bring the columns near the scale of the load's own normalisation, so
+    that one prior serves all of them.
+    """
+    return {
+        "heating": np.maximum(HEATING_BELOW - temperature, 0.0) / 10,
+        "cooling": np.maximum(temperature - COOLING_ABOVE, 0.0) / 10,
+        "hot": np.maximum(temperature - HOT_ABOVE, 0.0) / 10,
+        "heating_day": np.maximum(HEATING_BELOW - trailing_mean, 0.0) / 10,
+        "cooling_day": np.maximum(trailing_mean - COOLING_ABOVE, 0.0) / 10,
+    }
+
+
+def trailing_mean(temperature: pd.Series[float]) -> pd.Series[float]:
+    """Return the mean of the last 24 hours up to each hour of a gapless hourly grid, over what is known of them."""
+    return temperature.rolling(MEMORY_HOURS, min_periods=1).mean()

@@ -1,0 +1,256 @@
+"""Prophet: the same text every time, equal to the package, quiet, and better than last week on measured load."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from energy_cloud_dagster.domain.errors import InvalidInput
+from energy_cloud_dagster.domain.forecasting import (
+    Fitted,
+    FittedProphet,
+    ProphetModel,
+    SeasonalNaive,
+    accuracy,
+    fitted_from_text,
+    holdout_accuracy,
+    ladder,
+    seasonal_naive,
+    temperature_outlook,
+)
+from energy_cloud_dagster.domain.forecasting import prophet_model as module
+
+ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repeats
+ORIGIN = datetime(2026, 4, 20, 14, tzinfo=UTC)
+VICTORIA = Path(__file__).parents[3] / "shared/data/load_weather/victoria_au_2012_2014_30min.csv.gz"
+
+
+def community(days: int = 35, seed: int = 1) -> tuple[pd.Series, pd.DataFrame]:
+    """Load of a daily and weekly shape that heats below 16 °C, and the temperature, before ``ORIGIN``."""
+    index = pd.date_range(end=pd.Timestamp(ORIGIN) - pd.Timedelta(hours=1), periods=days * 24, freq="h")
+    generator = np.random.default_rng(seed)
+    hours = index.tz_convert(ZONE).hour.to_numpy()
+    working = index.tz_convert(ZONE).day_of_week.to_numpy() < 5
+    fronts = 13 + 4 * np.sin(np.arange(days) / 3) + generator.normal(0, 0.5, days)
+    weather = np.repeat(fronts, 24) + 4 * np.sin((hours - 9) * np.pi / 12)
+    load = 500 + 80 * np.sin((hours - 8) * np.pi / 12) * (0.4 + working) + 20 * np.maximum(16 - weather, 0)
+    load += generator.normal(0, 10, len(index))
+    return pd.Series(load, index=index), pd.DataFrame({"temperature": weather}, index=index)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedProphet:
+    return ProphetModel().fit(*community(), timezone=ZONE, seed=1)
+
+
+def ahead(horizon: int = 24) -> pd.DataFrame | None:
+    return temperature_outlook(community()[1]["temperature"], origin=ORIGIN, horizon=horizon).regressors
+
+
+def test_it_learns_the_shape(fitted: FittedProphet) -> None:
+    assert isinstance(fitted, Fitted)
+    history, regressors = community()
+    assert fitted.train_start == history.index[0]
+    assert fitted.train_end == ORIGIN
+    slopes = {name: coefficient for name, coefficient, _ in fitted.columns}
+    assert slopes["heating"] + slopes["heating_day"] == pytest.approx(200, abs=20)  # 20 per degree, in tens of degrees
+    inside = fitted.evaluate(
+        pd.DatetimeIndex(history.index),
+        module._regressor_columns(regressors),
+    )
+    assert np.abs(inside - history).mean() < 15
+
+
+def test_the_evaluation_is_the_packages_own() -> None:
+    """Level, Fourier terms by kind of day over a change of clocks, and regressors agree with ``Prophet.predict``."""
+    history, regressors = community()
+    index = pd.DatetimeIndex(history.index)
+    columns = module._regressor_columns(regressors)
+    table = module._table(index, columns, ZONE)
+    seasons = (*module.SEASONALITIES, module.YEARLY)
+    package = module._package_fit(table.assign(y=history.to_numpy()), seasons, tuple(columns), 1)
+    level, seasonal, coefficients = module._coefficients(package, seasons, tuple(columns))
+    ours = FittedProphet(
+        timezone=ZONE,
+        train_start=index[0].to_pydatetime(),
+        train_end=ORIGIN,
+        regressors=("temperature",),
+        seasons=seasons,
+        level=level,
+        seasonal=seasonal,
+        columns=tuple((name, value, None) for name, value in coefficients.items()),
+        lower=(0.0,) * 24,
+        upper=(0.0,) * 24,
+        floor=None,
+    ).evaluate(index, columns)
+    # The package sorts by wall time; where the clock was set back two rows share theirs, so they are matched by row.
+    theirs = package.predict(table.assign(row=range(len(table))))
+    rows = package.setup_dataframe(table.assign(row=range(len(table))))["row"].to_numpy()
+    np.testing.assert_allclose(theirs["yhat"].to_numpy(), ours[rows], rtol=1e-9)
+
+
+def test_the_same_input_gives_the_same_text_here_and_in_another_process(fitted: FittedProphet) -> None:
+    again = ProphetModel().fit(*community(), timezone=ZONE, seed=1)
+    assert again.to_text() == fitted.to_text()
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_forecasting_prophet as here\n"
+        "print(here.ProphetModel().fit(*here.community(), timezone=here.ZONE, seed=1).digest)"
+    )
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert other.stdout.strip() == fitted.digest
+    assert ProphetModel().fit(*community(seed=2), timezone=ZONE, seed=1).digest != fitted.digest
+
+
+def test_a_fit_is_quiet_and_leaves_the_loggers_as_they_were(capfd: pytest.CaptureFixture[str]) -> None:
+    ProphetModel().fit(*community(days=15), timezone=ZONE, seed=1)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+    assert not logging.getLogger("cmdstanpy").disabled
+
+
+def test_it_survives_its_text(fitted: FittedProphet) -> None:
+    read = fitted_from_text(fitted.to_text())
+    assert read == fitted
+    assert read.digest == fitted.digest
+    one, other = (model.predict(community()[0], ahead(), ORIGIN, 24) for model in (fitted, read))
+    np.testing.assert_array_equal(one.frame().to_numpy(), other.frame().to_numpy())
+    assert len(fitted.to_text()) < 10_000
+
+
+def test_no_prophet_is_imported_to_forecast(fitted: FittedProphet) -> None:
+    script = (
+        "import sys\nfrom energy_cloud_dagster.domain.forecasting import fitted_from_text\n"
+        "fitted_from_text(sys.stdin.read())\n"
+        "assert not {'prophet', 'cmdstanpy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], input=fitted.to_text(), text=True, check=True, timeout=60)
+
+
+def test_a_day_is_forecast_in_a_moment(fitted: FittedProphet) -> None:
+    history, future = community()[0], ahead()
+    started = time.perf_counter()
+    fitted.predict(history, future, ORIGIN, 24)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_the_origin_bounds_what_matters(fitted: FittedProphet) -> None:
+    history, regressors = community()
+    future = pd.date_range(ORIGIN, periods=100, freq="h")
+    spiked = pd.concat([history, pd.Series(1e9, index=future)])
+    weather = pd.concat([regressors["temperature"], pd.Series(60.0, index=future)])
+    outlook = temperature_outlook(weather, origin=ORIGIN, horizon=24).regressors
+    one = ladder(fitted, history, ahead(), ORIGIN, 24, ZONE)
+    other = ladder(fitted, spiked, outlook, ORIGIN, 24, ZONE)
+    assert one.rung == "champion"
+    np.testing.assert_array_equal(one.frame().to_numpy(), other.frame().to_numpy())
+    with pytest.raises(InvalidInput, match="after the origin"):
+        fitted.predict(history, ahead(), ORIGIN - timedelta(hours=1), 24)
+
+
+def test_missing_regressors_fall_to_the_similar_day(fitted: FittedProphet) -> None:
+    history = community()[0]
+    assert "needs the regressors temperature" in ladder(fitted, history, None, ORIGIN, 24, ZONE).notes[0]
+    thin = ahead()
+    assert thin is not None
+    one = ladder(fitted, history, thin.iloc[:-3], ORIGIN, 24, ZONE)
+    assert one.rung == "similar_day"
+    assert "a regressor is missing in 3 of 24 hours" in one.notes[0]
+
+
+def test_an_old_model_says_so(fitted: FittedProphet) -> None:
+    later = ORIGIN + timedelta(days=20)
+    weather = pd.DataFrame({"temperature": 12.0}, index=pd.date_range(later, periods=24, freq="h"))
+    assert fitted.predict(community()[0], weather, later, 24).notes == ("the model was fitted 20 days before",)
+
+
+def test_heat_never_seen_is_not_extrapolated_without_bound(fitted: FittedProphet) -> None:
+    def at(temperature: float) -> float:
+        weather = pd.DataFrame({"temperature": temperature}, index=pd.date_range(ORIGIN, periods=24, freq="h"))
+        return float(fitted.predict(community()[0], weather, ORIGIN, 24).p50.max())
+
+    assert at(200.0) == at(400.0) < 3 * at(15.0)
+
+
+@pytest.mark.parametrize("days", [0, 5, 13])
+def test_a_short_history_is_refused(days: int) -> None:
+    history, regressors = community(days=max(days, 1))
+    with pytest.raises(InvalidInput, match="prophet needs 336 hours"):
+        ProphetModel().fit(history.iloc[: days * 24], regressors, timezone=ZONE, seed=1)
+
+
+def test_gaps_constants_and_other_columns_are_taken() -> None:
+    history, regressors = community(days=21)
+    history = history.drop(history.index[50:60])
+    flagged = regressors.assign(holiday=(np.arange(len(regressors)) // 24 % 7 == 3).astype(float))
+    history += 100 * flagged["holiday"].reindex(history.index)
+    fitted = ProphetModel().fit(history, flagged, timezone=ZONE, seed=1)
+    assert {name: value for name, value, _ in fitted.columns}["holiday"] == pytest.approx(100, abs=10)
+    constant = ProphetModel().fit(pd.Series(5.0, index=history.index), None, timezone=ZONE, seed=1)
+    one = constant.predict(history, None, ORIGIN, 24)
+    np.testing.assert_allclose(one.p50, 5.0, atol=0.01)
+    assert constant.regressors == ()
+
+
+def test_holdout_scores_both_models_on_days_they_did_not_see() -> None:
+    history, regressors = community()
+    scores = holdout_accuracy([ProphetModel(), SeasonalNaive()], history, regressors, timezone=ZONE, seed=1, days=2)
+    assert set(scores) == {"prophet", "seasonal_naive"}
+    assert scores["prophet"].hours == 48
+    prophet, naive = scores["prophet"].mase, scores["seasonal_naive"].mase
+    assert prophet is not None
+    assert naive is not None
+    assert prophet < naive
+    short = holdout_accuracy(
+        [ProphetModel(), SeasonalNaive()], history.iloc[-240:], None, timezone=ZONE, seed=1, days=2
+    )
+    assert set(short) == {"seasonal_naive"}
+    assert holdout_accuracy([SeasonalNaive()], history.iloc[:0], None, timezone=ZONE, seed=1) == {}
+
+
+def test_holdout_does_not_know_the_weather_of_its_days() -> None:
+    history, regressors = community(days=21)
+    one = holdout_accuracy([ProphetModel()], history, regressors, timezone=ZONE, seed=1, days=1)
+    spiked = regressors.copy()
+    spiked.iloc[-24:] = 45.0
+    assert holdout_accuracy([ProphetModel()], history, spiked, timezone=ZONE, seed=1, days=1) == one
+    calendar = regressors.drop(columns="temperature").assign(holiday=0.0)
+    assert "prophet" in holdout_accuracy([ProphetModel()], history, calendar, timezone=ZONE, seed=1, days=1)
+    none_known = regressors.iloc[-24:]
+    assert holdout_accuracy([ProphetModel()], history, none_known, timezone=ZONE, seed=1, days=1) == {}
+
+
+# -- measured load
+
+
+@pytest.mark.skipif(not VICTORIA.exists(), reason="the measured load of Victoria is not beside the repository")
+@pytest.mark.parametrize(("weeks", "number", "most_mape"), [(8, 8, 6.0), (52, 3, 6.5)])
+def test_prophet_beats_last_week_on_victoria(weeks: int, number: int, most_mape: float) -> None:
+    """Days spread over a year, temperature by its outlook, as the models would have run."""
+    with gzip.open(VICTORIA) as file:
+        half_hours = pd.read_csv(file, parse_dates=["timestamp"], index_col="timestamp")
+    hours = half_hours.resample("1h").mean()
+    load, weather = hours["demand_mw"], hours["temperature_c"].rename("temperature")
+    scores: dict[str, list[float]] = {"prophet": [], "naive": [], "mape": []}
+    origins = pd.date_range("2013-02-03", "2014-01-20", periods=number).normalize().tz_localize(ZONE).tz_convert("UTC")
+    for origin in origins:
+        history = load[(load.index < origin) & (load.index >= origin - pd.Timedelta(weeks=weeks))]
+        fitted = ProphetModel().fit(history, weather.to_frame(), timezone=ZONE, seed=1)
+        outlook = temperature_outlook(weather, origin=origin, horizon=24)
+        one = accuracy(load, fitted.predict(history, outlook.regressors, origin, 24), history=history)
+        other = accuracy(load, seasonal_naive(history, origin=origin, horizon=24, timezone=ZONE), history=history)
+        scores["prophet"].append(one.mase or 0)
+        scores["naive"].append(other.mase or 0)
+        scores["mape"].append(one.mape or 0)
+    assert np.mean(scores["prophet"]) < np.mean(scores["naive"])
+    assert np.mean(scores["mape"]) < most_mape
