@@ -1,0 +1,24 @@
+"""Dispatch: the cheapest plan of a virtual power plant that keeps what it was asked to keep, and why it is that one."""
+
+from __future__ import annotations
+
+from energy_cloud_dagster.domain.dispatch.problem import Problem, parse_problem
+from energy_cloud_dagster.domain.dispatch.solution import Solution
+
+__all__ = ["Problem", "Solution", "parse_problem", "solve"]
+
+
+def solve(problem: Problem) -> Solution:
+    """Return the optimal plan for ``problem``, or the constraints that make one impossible.
+
+    Goals in strict order: least unmet demand, least shortfall of ``minRenewable``, of ``maxCost``, least cost. With
+    ``strict`` the first three are hard. The same problem gives the same plan, bit for bit, on one machine.
+    """
+    from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
+    from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
+    from energy_cloud_dagster.domain.dispatch.solution import completed_solution, infeasible_solution
+
+    outcome = optimise(problem)
+    if isinstance(outcome, Impossible):
+        return infeasible_solution(smallest_conflict(problem, outcome.switches))
+    return completed_solution(problem, outcome)

@@ -1,0 +1,586 @@
+"""Plans against an independent judge, against a second formulation, and against finite differences."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pulp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from energy_cloud_dagster.domain.dispatch import parse_problem, solve
+from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
+from energy_cloud_dagster.domain.dispatch.lp import Model, SolverFailed, Switches
+from energy_cloud_dagster.domain.dispatch.problem import Generator, Grid, Load, Problem, Storage
+
+GOALS = ("unmetDemand", "minRenewable", "maxCost")
+modest = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+
+
+# -- random problems, all features mixed
+
+
+def tenths(low: int, high: int) -> st.SearchStrategy[float]:
+    return st.integers(low, high).map(lambda value: value / 10)
+
+
+def cents(low: int, high: int) -> st.SearchStrategy[float]:
+    return st.integers(low, high).map(lambda value: value / 100)
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+def per_step(strategy: st.SearchStrategy[float], steps: int) -> st.SearchStrategy[Any]:
+    return strategy | st.lists(strategy, min_size=steps, max_size=steps)
+
+
+@st.composite
+def documents(draw: st.DrawFn, *, strict: bool = False) -> dict[str, Any]:
+    steps = draw(st.integers(1, 5))
+    power, price, share = tenths(0, 1000), cents(0, 40), cents(0, 100)
+    resources: list[dict[str, Any]] = []
+    for kind in draw(st.lists(st.sampled_from(["solar", "wind", "chp", "storage", "grid", "load"]), max_size=5)):
+        resource: dict[str, Any] = {"type": kind, "capacity": draw(power), "costPerKWh": draw(per_step(price, steps))}
+        if kind in ("solar", "wind", "load"):
+            resource["availability"] = draw(per_step(share, steps))
+        if kind == "chp":
+            resource |= {
+                "rampRate": draw(maybe(per_step(power, steps))),
+                "initialOutput": draw(maybe(power)),
+                "emissionsPerKWh": draw(maybe(price)),
+            }
+        if kind == "storage":
+            resource |= {
+                "energyCapacity": draw(tenths(10, 3000)),
+                "soc": draw(cents(20, 80)),
+                "efficiency": draw(maybe(cents(50, 100))),
+                "minSoc": draw(maybe(cents(0, 20))),
+                "maxSoc": draw(maybe(cents(80, 100))),
+                "endSoc": draw(maybe(cents(0, 80))),
+            }
+        if kind == "grid":
+            resource["costPerKWh"] = draw(per_step(cents(-20, 40), steps))
+            resource["exportPrice"] = draw(maybe(per_step(cents(-20, 40), steps)))
+        resources.append(resource)
+    constraints = {
+        "minRenewable": draw(maybe(share)),
+        "maxCost": draw(maybe(price)),
+        "maxGridImport": draw(maybe(per_step(power, steps))),
+        "maxEmissions": draw(maybe(tenths(0, 2000))),
+    }
+    return {
+        "demand": draw(st.lists(power, min_size=steps, max_size=steps)),
+        "stepMinutes": draw(st.sampled_from([15, 60])),
+        "constraints": constraints,
+        "resources": resources,
+        "strict": strict,
+    }
+
+
+# -- the second formulation: the interface's text as dense matrices, with an integer for every pair of flows
+
+
+def reference(problem: Problem, *, strict: bool = False) -> tuple[float, ...] | None:  # noqa: PLR0912
+    """Return (unmet, renewable shortfall, cost shortfall, cost), each least in that order; ``None`` if impossible."""
+    steps, hours, limits = problem.steps, problem.step_hours, problem.constraints
+    names = [(kind, i, t) for i in range(len(problem.resources)) for t in range(steps) for kind in "xyez"]
+    names += [("u", 0, t) for t in range(steps)]
+    place = {name: index for index, name in enumerate(names)}
+    width = len(names) + 2
+    low, high = np.zeros(width), np.zeros(width)
+    high[-2:] = np.inf
+    rows: list[tuple[np.ndarray, float, float]] = []
+    cost, served, source, green, emitted = (np.zeros(width) for _ in range(5))
+
+    def row(terms: dict[tuple[str, int, int], float], least: float, most: float) -> None:
+        values = np.zeros(width)
+        for name, value in terms.items():
+            values[place[name]] += value
+        rows.append((values, least, most))
+
+    for t in range(steps):
+        balance = {("u", 0, t): 1.0}
+        for i in range(len(problem.resources)):
+            balance |= {("x", i, t): 1.0, ("y", i, t): -1.0}
+        row(balance, problem.demand[t], problem.demand[t])
+        high[place["u", 0, t]] = problem.demand[t]
+    for i, resource in enumerate(problem.resources):
+        for t in range(steps):
+            x, y, e, z = (place[kind, i, t] for kind in "xyez")
+            scale = resource.availability[t] if isinstance(resource, Generator | Load) else 1.0
+            high[x] = resource.capacity[t] * scale
+            cost[x] += resource.cost[t] * hours
+            if not isinstance(resource, Load):
+                served[x], served[y] = hours, -hours
+            if isinstance(resource, Generator | Grid):
+                source[x] = hours
+                emitted[x] = (resource.emissions or [0.0] * steps)[t] * hours
+            if isinstance(resource, Generator):
+                green[x] = hours if resource.renewable else 0.0
+                if resource.ramp_rate is not None and (t or resource.initial_output is not None):
+                    before = 0.0 if t else resource.initial_output
+                    change = {("x", i, t): 1.0} | ({("x", i, t - 1): -1.0} if t else {})
+                    row(change, before - resource.ramp_rate[t], before + resource.ramp_rate[t])
+            both = isinstance(resource, Storage) or (isinstance(resource, Grid) and resource.export_price is not None)
+            if both:
+                high[y], high[z] = resource.capacity[t], 1
+                row({("x", i, t): 1.0, ("z", i, t): -resource.capacity[t]}, -np.inf, 0)
+                row({("y", i, t): 1.0, ("z", i, t): resource.capacity[t]}, -np.inf, resource.capacity[t])
+            if isinstance(resource, Grid) and resource.export_price is not None:
+                cost[y] -= resource.export_price[t] * hours
+            if isinstance(resource, Storage):
+                size, one_way = resource.energy_capacity, math.sqrt(resource.efficiency)
+                low[e], high[e] = resource.min_soc[t] * size, resource.max_soc[t] * size
+                if t == steps - 1:
+                    end = resource.end_soc
+                    low[e] = max(low[e], (min(resource.soc, resource.max_soc[t]) if end is None else end) * size)
+                flow = {("e", i, t): 1.0, ("y", i, t): -one_way * hours, ("x", i, t): hours / one_way}
+                if t:
+                    flow["e", i, t - 1] = -1.0
+                row(flow, 0.0 if t else resource.soc * size, 0.0 if t else resource.soc * size)
+    ties = [i for i, resource in enumerate(problem.resources) if isinstance(resource, Grid)]
+    for t, limit in enumerate(limits.max_grid_import or ()):
+        row({("x", i, t): 1.0 for i in ties}, -np.inf, limit)
+    rows.append((emitted, -np.inf, np.inf if limits.max_emissions is None else limits.max_emissions))
+    if limits.min_renewable is not None:
+        share = green - limits.min_renewable * source
+        share[-2] = 1
+        rows.append((share, 0, np.inf))
+    if limits.max_cost is not None:
+        money = cost - limits.max_cost * served
+        money[-1] = -1
+        rows.append((money, -np.inf, 0))
+    unmet, green_short, cost_short = (np.zeros(width) for _ in range(3))
+    for t in range(steps):
+        unmet[place["u", 0, t]] = hours
+    green_short[-2], cost_short[-1] = 1, 1
+    integer = np.array([1 if name[0] == "z" else 0 for name in names] + [0, 0])
+    found = []
+    for goal in (unmet, green_short, cost_short, cost):
+        matrix, least, most = (np.array(part) for part in zip(*rows, strict=True))
+        if np.any(low > high + 1e-12):
+            return None
+        result = milp(
+            goal, constraints=LinearConstraint(matrix, least, most), bounds=Bounds(low, high), integrality=integer,
+            options={"mip_rel_gap": 0},
+        )  # fmt: skip
+        if result.status == 2 or (strict and goal is not cost and result.fun > 1e-6):
+            return None
+        assert result.status == 0, result.message
+        found.append(float(result.fun))
+        rows.append((goal, -np.inf, float(result.fun) + 1e-8))
+    found[3] += 10 * found[0]
+    return tuple(found)
+
+
+def figures(problem: Problem) -> tuple[float, ...]:
+    solution = solve(problem)
+    short = {violation.constraint: violation.shortfall for violation in solution.violations}
+    return (*(short.get(goal, 0.0) for goal in GOALS), solution.cost or 0.0)
+
+
+# -- properties
+
+
+@modest
+@given(documents())
+def test_a_plan_is_feasible_and_as_good_as_the_second_formulation(document: dict[str, Any]) -> None:
+    problem = parse_problem(document)
+    solution = solve(problem)
+    assert violations_of(problem, solution) == []
+    expected = reference(problem)
+    if solution.status == "infeasible":
+        assert expected is None
+        return
+    assert expected is not None
+    assert figures(problem) == pytest.approx(expected, rel=1e-6, abs=2e-5)
+
+
+@modest
+@given(documents(strict=True))
+def test_a_strict_problem_is_met_in_full_or_has_a_conflict(document: dict[str, Any]) -> None:
+    problem = parse_problem(document)
+    solution = solve(problem)
+    assert violations_of(problem, solution) == []
+    expected = reference(problem, strict=True)
+    assert (solution.status == "infeasible") == (expected is None)
+    if expected is not None:
+        assert solution.violations == ()
+        assert solution.cost == pytest.approx(expected[3], rel=1e-6, abs=2e-5)
+
+
+@modest
+@given(documents())
+def test_the_same_problem_gives_the_same_document_to_the_last_bit(document: dict[str, Any]) -> None:
+    first, second = (solve(parse_problem(document)) for _ in range(2))
+    assert first == second
+    assert repr(first.to_document()) == repr(second.to_document())
+
+
+@modest
+@given(documents())
+def test_the_marginal_price_lies_between_the_slopes_of_the_cost(document: dict[str, Any]) -> None:
+    """The cost is convex in the demand where running a store both ways cannot pay."""
+    for each in document["resources"]:
+        each.pop("exportPrice", None)
+        each.pop("initialOutput", None)
+        if each["type"] == "grid":
+            each["costPerKWh"] = np.abs(each["costPerKWh"]).tolist()
+    document["constraints"] |= {"minRenewable": None, "maxCost": None}
+    base = solve(parse_problem(document))
+    if base.status == "infeasible":
+        return
+    step_kwh = 1e-3
+    hours = document["stepMinutes"] / 60
+    for step, price in enumerate(base.marginal_price):
+        slopes = []
+        for sign in (-1, 1):
+            moved = list(document["demand"])
+            moved[step] += sign * step_kwh / hours
+            if moved[step] < 0:
+                return
+            other = solve(parse_problem({**document, "demand": moved}))
+            if other.status == "infeasible" or bool(other.unmet_energy) != bool(base.unmet_energy):
+                return
+            slopes.append(sign * ((other.cost or 0.0) - (base.cost or 0.0)) / step_kwh)
+        assert slopes[0] - 1e-3 <= price <= slopes[1] + 1e-3
+
+
+# -- problems solved by hand
+
+SPEC = [
+    {"id": "SOLAR-001", "type": "solar", "capacity": 1000, "costPerKWh": 0.05},
+    {"id": "WIND-001", "type": "wind", "capacity": 1500, "costPerKWh": 0.06},
+    {"id": "GRID-001", "type": "grid", "capacity": 5000, "costPerKWh": 0.12},
+]
+BATTERY = {"id": "BAT-001", "type": "storage", "capacity": 100, "energyCapacity": 200, "soc": 0.5}
+
+
+def plan(demand: Any, resources: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    solution = solve(problem := parse_problem({"demand": demand, "resources": resources, **more}))
+    assert violations_of(problem, solution) == []
+    return solution.to_document()
+
+
+def outputs(document: dict[str, Any]) -> list[Any]:
+    return [each["output"] for each in document["allocation"]]
+
+
+def test_three_resources_meet_2000_kw_with_seven_tenths_renewable() -> None:
+    document = plan(2000, SPEC, constraints={"minRenewable": 0.7})
+    assert outputs(document) == [1000, 1000, 0]
+    assert document["totalOutput"] == 2000
+    assert (document["cost"], document["averageCost"], document["renewableRatio"]) == (110, 0.055, 1)
+    assert document["steps"] == [{"marginalPrice": 0.06, "binding": ["SOLAR-001.capacity"]}]
+    assert (document["status"], document["violations"], document["solver"]) == ("completed", [], "lp")
+    assert "SOLAR-001 gives 1,000 kW" in document["explanation"][0]
+
+
+def test_unmet_demand_comes_first_then_the_renewable_share_then_the_cost_cap() -> None:
+    document = plan(9000, SPEC, constraints={"minRenewable": 0.7, "maxCost": 0.05})
+    assert outputs(document) == [1000, 1500, 5000]
+    assert document["unmetEnergy"] == 1500
+    assert document["cost"] == pytest.approx(50 + 90 + 600 + 15_000)
+    assert document["steps"][0]["marginalPrice"] == pytest.approx(10)
+    unmet, share, cost = document["violations"]
+    assert unmet == {"constraint": "unmetDemand", "required": 0, "achieved": 1500, "shortfall": 1500}
+    assert (share["constraint"], share["required"]) == ("minRenewable", 0.7)
+    assert share["achieved"] == pytest.approx(1 / 3)
+    assert share["shortfall"] == pytest.approx(0.7 * 7500 - 2500)
+    assert cost["achieved"] == pytest.approx(740 / 7500)
+    assert cost["shortfall"] == pytest.approx(740 - 0.05 * 7500)
+
+
+def test_a_renewable_share_turns_dear_wind_on() -> None:
+    resources = [
+        {"type": "wind", "capacity": 80, "costPerKWh": 0.2},
+        {"type": "grid", "capacity": 100, "costPerKWh": 0.1},
+    ]
+    assert outputs(plan(100, resources)) == [0, 100]
+    document = plan(100, resources, constraints={"minRenewable": 0.6})
+    assert outputs(document) == [60, 40]
+    # one more kWh is 0.6 of wind and 0.4 of grid
+    assert document["steps"][0]["marginalPrice"] == pytest.approx(0.16)
+    assert document["steps"][0]["binding"] == ["minRenewable"]
+
+
+def test_a_cost_cap_that_cannot_be_kept_yields_the_cheapest_plan_and_says_by_how_much() -> None:
+    document = plan(10, [{"type": "grid", "capacity": 20, "costPerKWh": 0.3}], constraints={"maxCost": 0.2})
+    assert document["violations"] == [{"constraint": "maxCost", "required": 0.2, "achieved": 0.3, "shortfall": 1.0}]
+    assert document["steps"][0]["marginalPrice"] == pytest.approx(0.3)
+
+
+def test_storage_carries_cheap_energy_to_a_dear_hour_at_its_efficiency() -> None:
+    grid = {"type": "grid", "capacity": 500, "costPerKWh": [0.1, 0.5]}
+    document = plan([50, 50], [{**BATTERY, "soc": 0, "efficiency": 0.81}, grid])
+    battery, tie = document["allocation"]
+    assert battery["charge"] == [pytest.approx(50 / 0.81), 0]
+    assert battery["discharge"] == [0, 50]
+    assert battery["soc"] == [pytest.approx(50 / 0.9 / 200), 0]
+    assert tie["output"] == [pytest.approx(50 + 50 / 0.81), 0]
+    assert document["steps"][1]["marginalPrice"] == pytest.approx(0.1 / 0.81)
+
+
+def test_storage_ends_as_full_as_it_began_or_as_asked() -> None:
+    grid = {"type": "grid", "capacity": 500, "costPerKWh": 0.2}
+    assert plan([50, 50], [BATTERY, grid])["allocation"][0]["soc"][-1] == pytest.approx(0.5)
+    emptied = plan([50, 50], [{**BATTERY, "endSoc": 0.1}, grid])["allocation"][0]
+    assert emptied["soc"][-1] == pytest.approx(0.1)
+    # a state above maxSoc is brought down, not asked for again
+    assert plan([50, 50], [{**BATTERY, "soc": 0.9, "maxSoc": [0.9, 0.6]}, grid])["allocation"][0]["soc"][-1] <= 0.6
+
+
+def test_at_negative_prices_a_battery_does_not_burn_energy_by_doing_both() -> None:
+    grid = {"type": "grid", "capacity": 500, "costPerKWh": -0.1}
+    full = {**BATTERY, "soc": 1}
+    document = plan([0], [full, grid])
+    battery = document["allocation"][0]
+    assert min(battery["charge"][0], battery["discharge"][0]) == 0
+    # full and to end full, it can neither charge nor discharge, so that no import pays
+    assert document["cost"] == 0
+
+
+def test_a_renewable_share_is_not_reached_by_burning_solar_in_a_battery() -> None:
+    resources = [
+        {"type": "solar", "capacity": 500, "availability": [0, 1]},
+        {"type": "grid", "capacity": 100, "costPerKWh": 0.1},
+        {**BATTERY, "energyCapacity": 1, "capacity": 100, "efficiency": 0.5},
+    ]
+    document = plan([80, 20], resources, constraints={"minRenewable": 0.5})
+    battery = document["allocation"][2]
+    assert all(min(pair) == 0 for pair in zip(battery["charge"], battery["discharge"], strict=True))
+    assert [each["constraint"] for each in document["violations"]] == ["minRenewable"]
+
+
+def test_a_tie_sells_or_buys_but_not_both_at_once() -> None:
+    tie = {"type": "grid", "capacity": 100, "costPerKWh": 0.1, "exportPrice": 0.3}
+    assert outputs(plan(10, [tie])) == [10]
+    solar = {"type": "solar", "capacity": 50}
+    document = plan(10, [solar, tie])
+    assert outputs(document) == [50, -40]
+    assert document["cost"] == pytest.approx(-12)
+    # at equal prices both at once would cost nothing, and is not done either
+    assert outputs(plan([10, 0], [{**tie, "exportPrice": 0.1}])) == [[10, 0]]
+
+
+def test_ramps_bound_the_first_step_from_the_initial_output() -> None:
+    chp = {"type": "chp", "capacity": 100, "costPerKWh": 0.1, "rampRate": 20, "initialOutput": 10}
+    grid = {"type": "grid", "capacity": 100, "costPerKWh": 0.3}
+    assert outputs(plan([100, 100, 100], [chp, grid])) == [[30, 50, 70], [70, 50, 30]]
+
+
+def test_loads_are_shed_below_their_value_and_limits_hold() -> None:
+    load = {"type": "load", "capacity": 40, "availability": 0.5, "costPerKWh": 0.25}
+    grid = {"type": "grid", "capacity": 100, "costPerKWh": 0.3, "emissionsPerKWh": 0.5}
+    assert outputs(plan(60, [load, grid])) == [20, 40]
+    document = plan(60, [load, grid], constraints={"maxGridImport": 30})
+    assert outputs(document) == [20, 30]
+    assert document["unmetEnergy"] == 10
+    assert outputs(plan(60, [load, grid], constraints={"maxEmissions": 10})) == [20, 20]
+
+
+def test_unmet_demand_never_exceeds_the_demand_to_be_sold_at_a_high_price() -> None:
+    """Moving unmet energy into an hour where a kWh sells for 20 would pay, but nobody can sell what is not there."""
+    resources = [
+        {"type": "wind", "capacity": 30},
+        {"type": "grid", "capacity": [0, 60], "costPerKWh": 30, "exportPrice": [0, 20]},
+        {**BATTERY, "soc": 0, "efficiency": 1, "endSoc": 0},
+    ]
+    document = plan([50, 20], resources, constraints={"maxGridImport": 0})
+    assert document["unmetEnergy"] == pytest.approx(20)
+
+
+def test_a_goal_reached_to_the_last_digit_does_not_make_the_next_one_impossible() -> None:
+    """Rounding once put the cap of the first goal out of the second one's reach."""
+    resources = [
+        {"type": "solar", "capacity": 10, "costPerKWh": [0.04, 0, 0, 0], "availability": [0.01, 0, 0, 0]},
+        {"type": "solar", "capacity": 0.1, "costPerKWh": [0.03, 0, 0, 0], "availability": 0.01},
+    ]
+    document = plan([0.1, 0, 0, 50.1], resources, constraints={"maxCost": 0})
+    assert document["unmetEnergy"] == pytest.approx(50.099)
+
+
+def test_solar_that_nobody_needs_is_curtailed_rather_than_burnt() -> None:
+    """Burning costs nothing here, so that the first optimum found may well do it; an equal one does not."""
+    resources = [{"type": "solar", "capacity": 500}, *({**BATTERY, "id": f"B{n}"} for n in range(4))]
+    document = plan([20] * 12, resources)
+    assert document["cost"] == 0
+    tie = {"type": "grid", "capacity": 500, "costPerKWh": 0, "exportPrice": 0}
+    assert plan([20, 0, 30], [*resources, tie])["cost"] == 0
+
+
+def test_burning_that_costs_nothing_is_left_out_without_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first optimum charges and discharges at once to empty the store; another one of the same cost does not."""
+    resources = [{"type": "solar", "capacity": 1}, {**BATTERY, "endSoc": 0}]
+    tried = recorded(monkeypatch)
+    for demand in (0, 10, [10, 0, 10]):
+        plan(demand, resources, stepMinutes=15)
+    assert any(switches.directions for switches in tried)
+    assert not any(switches.binaries for switches in tried)
+
+
+def test_what_only_burning_could_absorb_makes_a_problem_impossible() -> None:
+    must_run = {"id": "CHP-1", "type": "chp", "capacity": 2, "rampRate": 0, "initialOutput": 2}
+    store = {**BATTERY, "capacity": 2.1, "energyCapacity": 2.8, "soc": 0.2, "efficiency": 0.5, "maxSoc": 0.8}
+    document = plan([0] * 5, [must_run, store], stepMinutes=15)
+    assert document["conflict"] == ["demand", "CHP-1.rampRate", "BAT-001.maxSoc"]
+
+
+def test_a_store_that_must_fill_cannot_fill_from_unmet_demand() -> None:
+    document = plan([0], [{**BATTERY, "endSoc": 0.6}])
+    assert document["conflict"] == ["demand", "BAT-001.endSoc"]
+    # where there is demand, at most all of it goes unmet
+    assert plan([20], [{**BATTERY, "endSoc": 0.5}, {"type": "wind", "capacity": 5}])["unmetEnergy"] == 15
+
+
+def test_a_cap_that_rounding_put_out_of_reach_is_given_a_hair(monkeypatch: pytest.MonkeyPatch) -> None:
+    minimise, asked = Model.minimise, []
+
+    def rounding(model: Model, goal: Any) -> Any:
+        asked.append(goal)
+        # the first solve with all goals met, and the first under the cap on unmet demand
+        return None if asked.count("cost") in (1, 2) and goal == "cost" else minimise(model, goal)
+
+    monkeypatch.setattr(Model, "minimise", rounding)
+    assert plan(10, [{"type": "wind", "capacity": 4}])["unmetEnergy"] == pytest.approx(6, abs=1e-6)
+    monkeypatch.setattr(Model, "minimise", lambda model, goal: None if goal == "cost" else minimise(model, goal))
+    with pytest.raises(SolverFailed, match="unmetDemand"):
+        plan(10, [{"type": "wind", "capacity": 4}])
+
+
+def test_a_solver_that_stops_early_is_an_error_and_not_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulp, "HiGHS", partial(pulp.HiGHS, timeLimit=0))
+    with pytest.raises(SolverFailed, match="without an answer"):
+        plan([10, 20], [BATTERY, *SPEC])
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Switches]:
+    tried: list[Switches] = []
+
+    class Recorded(Model):
+        def __init__(self, problem: Problem, switches: Switches | None = None) -> None:
+            tried.append(switches or Switches())
+            super().__init__(problem, switches)
+
+    monkeypatch.setattr("energy_cloud_dagster.domain.dispatch.goals.Model", Recorded)
+    return tried
+
+
+def test_two_processes_print_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"demand": [100, 900, 7600], "resources": [*SPEC, BATTERY, {**BATTERY, "id": "B2"}]}))
+    program = (
+        "import json, sys; from energy_cloud_dagster.domain.dispatch import parse_problem, solve; "
+        "print(json.dumps(solve(parse_problem(json.load(open(sys.argv[1])))).to_document()))"
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", program, str(path)], env={"PYTHONHASHSEED": seed}, check=True, capture_output=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert printed[0] == printed[1] != b""
+
+
+@pytest.mark.parametrize(
+    ("demand", "resources", "constraints", "conflict"),
+    [
+        (9000, SPEC, {"minRenewable": 0.7}, ["demand"]),
+        (4000, SPEC, {"minRenewable": 0.7, "maxCost": 1}, ["demand", "minRenewable"]),
+        (3000, SPEC, {"maxCost": 0.01, "minRenewable": 0.1}, ["demand", "maxCost"]),
+        (4000, SPEC, {"maxGridImport": 1000}, ["demand", "maxGridImport"]),
+        ([0], [{**BATTERY, "endSoc": 0.9}], {}, ["demand", "BAT-001.endSoc"]),
+        ([0], [{**BATTERY, "capacity": 1, "endSoc": 0.9}], {}, ["BAT-001.endSoc"]),
+    ],
+)  # fmt: skip
+def test_an_impossible_strict_problem_names_the_smallest_conflict(
+    demand: Any, resources: list[Any], constraints: dict[str, Any], conflict: list[str]
+) -> None:
+    document = plan(demand, resources, constraints=constraints, strict=True)
+    assert document["status"] == "infeasible"
+    assert document["conflict"] == conflict
+    assert conflict[0] in document["explanation"][0]
+    assert (document["cost"], document["allocation"], document["steps"]) == (None, [], [])
+
+
+def test_a_must_run_unit_without_an_outlet_is_impossible_even_when_goals_are_soft() -> None:
+    chp = {"id": "CHP-1", "type": "chp", "capacity": 100, "rampRate": 10, "initialOutput": 90}
+    document = plan(5, [chp])
+    assert (document["status"], document["conflict"]) == ("infeasible", ["demand", "CHP-1.rampRate"])
+
+
+def test_steps_are_named_by_their_start_and_each_has_a_sentence() -> None:
+    many = [{"type": "wind", "capacity": 1} for _ in range(6)]
+    document = plan([6, 7], many, start="2026-03-01T09:00:00+09:00", stepMinutes=15)
+    assert [step["start"] for step in document["steps"]] == ["2026-03-01T00:00:00Z", "2026-03-01T00:15:00Z"]
+    assert document["unmetEnergy"] == 0.25
+    assert document["explanation"][1].startswith("2026-03-01 00:15 UTC: for 7 kW of demand")
+    assert "and 2 more" in document["explanation"][0]
+    assert "1 kW stays unmet" in document["explanation"][1]
+
+
+def test_no_resources_at_all_leave_everything_unmet() -> None:
+    document = plan([5, 6], [])
+    assert (document["unmetEnergy"], document["cost"], document["renewableRatio"]) == (11, 110, None)
+    assert document["averageCost"] is None
+
+
+# -- realistic problems
+
+PROTOTYPE = Path(__file__).parents[3] / "shared" / "prototypes" / "dispatch_problem.py"
+
+
+def realistic(size: int, steps: int = 24) -> tuple[dict[str, Any], Any]:
+    spec = importlib.util.spec_from_file_location("dispatch_problem", PROTOTYPE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dispatch_problem"] = module
+    spec.loader.exec_module(module)
+    drawn = module.make(size, steps)
+    kinds = ["solar" if flag else "chp" for flag in drawn.renewable]
+    ramps = dict(zip(drawn.gas.tolist(), drawn.ramp.tolist(), strict=True))
+    resources: list[dict[str, Any]] = [
+        {
+            "type": kind, "capacity": drawn.pmax[i].tolist(), "costPerKWh": float(drawn.cost[i]),
+            **({"rampRate": ramps[i]} if i in ramps else {}),
+        }
+        for i, kind in enumerate(kinds)
+    ]  # fmt: skip
+    resources += [
+        {
+            "type": "storage", "capacity": float(drawn.P[s]), "energyCapacity": float(drawn.E[s]),
+            "soc": float(drawn.e0[s] / drawn.E[s]), "costPerKWh": float(drawn.s_cost[s]),
+        }
+        for s in range(drawn.S)
+    ]  # fmt: skip
+    tie = {"type": "grid", "capacity": float(drawn.tie), "costPerKWh": drawn.price.tolist(),
+           "exportPrice": drawn.exp_price.clip(0).tolist()}  # fmt: skip
+    return {
+        "demand": drawn.demand.tolist(), "resources": [*resources, tie], "constraints": {"minRenewable": 0.6},
+    }, drawn  # fmt: skip
+
+
+@pytest.mark.skipif(not PROTOTYPE.exists(), reason="the shared problem generator is not beside this checkout")
+@pytest.mark.parametrize("size", [5, 30])
+def test_realistic_days_are_feasible_and_optimal(size: int) -> None:
+    document, _ = realistic(size)
+    problem = parse_problem(document)
+    solution = solve(problem)
+    assert violations_of(problem, solution) == []
+    if size < 10:
+        assert figures(problem) == pytest.approx(reference(problem), rel=1e-6, abs=1e-6)
+    else:
+        assert solution.violations == ()

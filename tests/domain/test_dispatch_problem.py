@@ -1,0 +1,156 @@
+"""What a plan may say: every fault is refused with the place where it is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from energy_cloud_dagster.domain.dispatch import parse_problem
+from energy_cloud_dagster.domain.dispatch.problem import MAX_STEPS, Generator, Grid, Load, Storage
+from energy_cloud_dagster.domain.errors import InvalidInput
+
+SOLAR = {"type": "solar", "capacity": 10}
+STORE = {"type": "storage", "capacity": 10, "energyCapacity": 20}
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    problem = parse_problem(
+        {
+            "demand": 5,
+            "horizon": 2,
+            "start": "2026-03-01T09:00:00+09:00",
+            "resources": [
+                {**SOLAR, "location": {"lat": 37.5, "lng": 127}, "efficiency": 0.83},
+                STORE,
+                {"type": "grid", "capacity": [1, 2], "costPerKWh": -0.1, "priority": 0, "minPower": 0},
+                {"id": "L", "type": "load", "capacity": 1, "availability": 0.5, "costPerKWh": None},
+            ],
+        }
+    )
+    solar, store, grid, load = problem.resources
+    assert isinstance(solar, Generator)
+    assert isinstance(store, Storage)
+    assert isinstance(grid, Grid)
+    assert isinstance(load, Load)
+    assert (problem.demand, problem.steps, problem.step_hours, problem.strict) == ((5.0, 5.0), 2, 1.0, False)
+    assert (solar.id, store.id, grid.id, load.id) == ("SOLAR-001", "STORAGE-002", "GRID-003", "L")
+    assert (solar.availability, solar.cost, solar.ramp_rate) == ((1.0, 1.0), (0.0, 0.0), None)
+    assert (store.soc, store.efficiency, store.min_soc, store.max_soc) == (0.5, 0.9, (0.0, 0.0), (1.0, 1.0))
+    assert store.least_end_soc == 0.5
+    assert (grid.capacity, grid.cost, grid.export_price) == ((1.0, 2.0), (-0.1, -0.1), None)
+    assert load.limit == (0.5, 0.5)
+    assert problem.step_start(1) == datetime(2026, 3, 1, 1, tzinfo=UTC)
+
+
+def test_the_number_of_steps_follows_from_the_arrays() -> None:
+    assert parse_problem({"demand": [1, 2, 3], "resources": []}).steps == 3
+    assert parse_problem({"demand": 1, "resources": [{**SOLAR, "availability": [1, 0.5]}]}).steps == 2
+    assert parse_problem({"demand": 1, "resources": [{**SOLAR, "location": [37.5, 127.0, 12.0]}]}).steps == 1
+    assert parse_problem({"demand": 1, "resources": [], "constraints": {"maxGridImport": [1, 1]}}).steps == 2
+
+
+def resource(**fields: Any) -> dict[str, Any]:
+    return {"demand": 1, "resources": [{**SOLAR, **fields}]}
+
+
+def store(**fields: Any) -> dict[str, Any]:
+    return {"demand": 1, "resources": [{**STORE, **fields}]}
+
+
+def limits(**fields: Any) -> dict[str, Any]:
+    return {"demand": 1, "resources": [], "constraints": fields}
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer", "says"),
+    [
+        ([], "", "object"),
+        ({"resources": []}, "/demand", "missing"),
+        ({"demand": 1}, "/resources", "missing"),
+        ({"demand": 1, "resources": {}}, "/resources", "array"),
+        ({"demand": 1, "resources": [1]}, "/resources/0", "object"),
+        ({"demand": -1, "resources": []}, "/demand", "at least 0"),
+        ({"demand": [1, float("nan")], "resources": []}, "/demand/1", "finite"),
+        ({"demand": float("inf"), "resources": []}, "/demand", "finite"),
+        ({"demand": 10**400, "resources": []}, "/demand", "finite"),
+        ({"demand": "5", "resources": []}, "/demand", "number"),
+        ({"demand": True, "resources": []}, "/demand", "number"),
+        ({"demand": [], "resources": []}, "/demand", "1 to"),
+        ({"demand": [1, 2], "horizon": 3, "resources": []}, "/demand", "2 values; the plan has 3"),
+        ({"demand": 1, "horizon": 0, "resources": []}, "/horizon", "at least 1"),
+        ({"demand": 1, "horizon": 1.5, "resources": []}, "/horizon", "whole"),
+        ({"demand": 1, "horizon": MAX_STEPS + 1, "resources": []}, "/horizon", "steps"),
+        ({"demand": 1, "horizon": 30_000, "resources": [SOLAR] * 100}, "/resources", "past"),
+        ({"demand": 1, "stepMinutes": 0, "resources": []}, "/stepMinutes", "above 0"),
+        ({"demand": 1, "stepMinutes": 1e9, "resources": []}, "/stepMinutes", "at most"),
+        ({"demand": 1, "resources": [], "strict": 1}, "/strict", "true or false"),
+        ({"demand": 1, "resources": [], "start": "2026-03-01T09:00:00"}, "/start", "offset"),
+        ({"demand": 1, "resources": [], "start": 5}, "/start", "RFC 3339"),
+        ({"demand": 1, "resources": [], "solver": "ga"}, "/solver", "not supported yet"),
+        ({"demand": 1, "resources": [], "demands": 2}, "/demands", "did you mean 'demand'"),
+        ({"demand": 1, "resources": [], "a/b~c": 2}, "/a~1b~0c", "not known"),
+        ({"demand": 1, "resources": [], "constraints": []}, "/constraints", "object"),
+        (limits(minRenewable=1.5), "/constraints/minRenewable", "at most 1"),
+        (limits(maxCost=-1), "/constraints/maxCost", "at least 0"),
+        (limits(maxCosts=1), "/constraints/maxCosts", "did you mean 'maxCost'"),
+        (limits(reserve={"up": 5}), "/constraints/reserve", "not supported yet"),
+        (resource(type="nuclear"), "/resources/0/type", "must be one of"),
+        (resource(type=["solar"]), "/resources/0/type", "must be one of"),
+        (resource(capacity=-1), "/resources/0/capacity", "at least 0"),
+        (resource(capacity=None), "/resources/0/capacity", "missing"),
+        (resource(availability=1.1), "/resources/0/availability", "at most 1"),
+        (resource(rampRtae=1), "/resources/0/rampRtae", "did you mean 'rampRate'"),
+        (resource(minPower=5), "/resources/0/minPower", "not supported yet"),
+        (resource(priority=1), "/resources/0/priority", "not supported yet"),
+        (resource(id=""), "/resources/0/id", "not empty"),
+        (resource(id=7), "/resources/0/id", "string"),
+        (store(energyCapacity=None), "/resources/0/energyCapacity", "missing"),
+        (store(energyCapacity=0), "/resources/0/energyCapacity", "above 0"),
+        (store(efficiency=0), "/resources/0/efficiency", "above 0"),
+        (store(efficiency=1.2), "/resources/0/efficiency", "at most 1"),
+        (store(soc=1.2), "/resources/0/soc", "at most 1"),
+        (store(minSoc=0.5, maxSoc=0.4), "/resources/0/minSoc", "above maxSoc"),
+        (store(costPerKWh=-0.1), "/resources/0/costPerKWh", "at least 0"),
+        ({"demand": 1, "resources": [{**SOLAR, "id": "A"}] * 3}, "/resources/1/id", "/resources/0"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_refused_with_its_place(document: Any, pointer: str, says: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_problem(document)
+    assert refused.value.pointer == pointer
+    assert says in str(refused.value)
+
+
+def test_an_empty_reserve_asks_for_nothing() -> None:
+    assert parse_problem(limits(reserve={"up": 0})).steps == 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+field = st.sampled_from(["type", "capacity", "id", "soc", "energyCapacity", "costPerKWh", "availability", "priority"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["demand", "horizon", "constraints", "resources", "start", "solver"]), field, json_values)
+def test_any_json_is_read_or_refused_but_never_breaks(key: str, inner: str, value: Any) -> None:
+    for document in (
+        {"demand": 1, "resources": [SOLAR], key: value},
+        {"demand": 1, "resources": [{**STORE, inner: value}]},
+    ):
+        fault = refusal(document)
+        assert fault is None or fault.pointer == "" or fault.pointer.startswith("/")
+
+
+def refusal(document: Any) -> InvalidInput | None:
+    try:
+        parse_problem(document)
+    except InvalidInput as error:
+        return error
+    return None
