@@ -5,6 +5,8 @@ SQLAlchemy Core over psycopg 3. Repositories take an open ``sa.Connection`` and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +89,20 @@ def driver(connection: sa.Connection) -> psycopg.Connection:
     return raw
 
 
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn psycopg's passing troubles (lost connection, deadlock, shutdown) into ``DatabaseUnavailable``.
+
+    For statements that go past SQLAlchemy, such as COPY.
+    """
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"PostgreSQL did not finish the statement ({' '.join(str(error).split())})"
+        ) from error
+
+
 def upgrade(url: str) -> None:
     """Bring the database to the newest revision. Safe to call again and from several processes at once."""
     from alembic import command
@@ -121,6 +137,17 @@ def status(url: str) -> SchemaStatus:
     head = scripts.get_current_head() or ""
     pending = [script.revision for script in scripts.iterate_revisions(head, current or "base")]
     return SchemaStatus(current, head, tuple(reversed(pending)))
+
+
+def require_current(connection: sa.Connection) -> None:
+    """Raise ``Misconfigured`` where migrations are pending; for processes that must not migrate by themselves."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    current = MigrationContext.configure(connection).get_current_revision()
+    head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
+    if current != head:
+        raise Misconfigured(f"the database is at revision {current}, {head} is needed; run `energy-cloud db upgrade`")
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:

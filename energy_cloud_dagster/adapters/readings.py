@@ -14,7 +14,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from energy_cloud_dagster.adapters.database import driver
+from energy_cloud_dagster.adapters.database import driver, translated
 from energy_cloud_dagster.adapters.tables import device, reading, rejected, series
 from energy_cloud_dagster.domain.readings import ReadingRow, RejectRow, SeriesInfo, SeriesKey
 
@@ -113,7 +113,7 @@ def store(connection: sa.Connection, rows: Sequence[ReadingRow]) -> Stored:
         return Stored(0, 0, 0)
     first, last = min(row.ts for row in rows), max(row.ts for row in rows)
     ensure_days(connection, {row.ts.date() for row in rows})
-    with driver(connection).cursor() as cursor:
+    with translated(), driver(connection).cursor() as cursor:
         cursor.execute(_INCOMING)
         cursor.execute("delete from incoming")
         with cursor.copy(_COPY) as copy:
@@ -139,7 +139,7 @@ def store(connection: sa.Connection, rows: Sequence[ReadingRow]) -> Stored:
 
 def ensure_days(connection: sa.Connection, days: Collection[object]) -> None:
     """Create the partitions of the UTC ``days`` (dates) that are missing, in rising order."""
-    with driver(connection).cursor() as cursor:
+    with translated(), driver(connection).cursor() as cursor:
         cursor.execute(
             "select raw.ensure_reading_day(day) from (select unnest(%s::date[]) as day order by day) as days",
             (list(days),),

@@ -1,0 +1,256 @@
+"""The MQTT ingest worker: batches of messages to rows, one transaction each, acknowledged after the commit.
+
+Any number of workers share the messages. A worker, broker or database that is killed at any moment loses nothing
+that was acknowledged: the broker sends the rest again, and repetitions are absorbed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+
+from energy_cloud_dagster.adapters import database, readings, registry
+from energy_cloud_dagster.adapters.mqtt import Broker, Consumer, Received
+from energy_cloud_dagster.adapters.readings import RejectRow
+from energy_cloud_dagster.domain.errors import Misconfigured, PartUnavailable, Rejected
+from energy_cloud_dagster.domain.readings import (
+    Decoded,
+    Rules,
+    SeriesInfo,
+    SeriesKey,
+    decode_message,
+    decode_payload,
+    parse_topic,
+)
+from energy_cloud_dagster.services.processes import stop_on_signals
+from energy_cloud_dagster.services.storing import Writer
+from energy_cloud_dagster.settings import Settings
+
+log = structlog.get_logger()
+
+BATCH_MESSAGES: Final = 2_000
+BATCH_SECONDS: Final = 0.05
+_WAIT_SECONDS: Final = 0.5
+_REGISTRY_SECONDS: Final = 30.0
+_PROGRESS_SECONDS: Final = 10.0
+_BROKER_SECONDS: Final = 2.0
+_UNKNOWN: Final = {"unknown_device", "unknown_metric", "topic_mismatch"}
+_MOST_DETAILS: Final = 3
+
+
+class IngestWorker:
+    """Takes messages from a consumer, stores what is good, keeps what is not with its reason, then acknowledges."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        consumer: Consumer,
+        rules: Rules,
+        *,
+        unknown_devices: Literal["reject", "register"] = "reject",
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.stop = stop or threading.Event()
+        self.totals: Counter[str] = Counter()
+        self._consumer = consumer
+        self._rules = rules
+        self._register = unknown_devices == "register"
+        self._writer = Writer(engine, self.stop)
+        self._series: dict[SeriesKey, SeriesInfo] = {}
+        self._aliases: dict[str, str] = {}
+        self._known_at = float("-inf")
+        self._told_at = time.monotonic()
+
+    def run(self) -> None:
+        """Work until ``stop`` is set, then store and acknowledge what has arrived already."""
+        while not self.stop.is_set():
+            self._work(self._consumer.take(BATCH_MESSAGES, wait=_WAIT_SECONDS, linger=BATCH_SECONDS))
+            self._tell()
+        # Only those: while others publish, acknowledging brings new ones for ever.
+        left = self._consumer.waiting
+        while left > 0 and (batch := self._consumer.take(min(left, BATCH_MESSAGES), wait=0.0, linger=0.0)):
+            left -= len(batch)
+            if not self._work(batch):
+                break
+        self._tell(last=True)
+
+    def _work(self, batch: list[Received]) -> bool:
+        """Store a batch and acknowledge it; False when it stays unacknowledged because of a stop."""
+        if not batch:
+            return True
+        try:
+            stored = self._writer.until_committed(lambda connection: self._store(connection, batch))
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
+            if len(batch) > 1:
+                return all(self._work([message]) for message in batch)
+            stored = self._set_aside(batch[0], error)
+        if stored is None:
+            log.warning("left_unacknowledged", messages=len(batch))
+            return False
+        self._consumer.ack(batch)
+        self.totals.update(stored, messages=len(batch))
+        return True
+
+    def _store(self, connection: sa.Connection, batch: list[Received]) -> Counter[str]:
+        if time.monotonic() - self._known_at > _REGISTRY_SECONDS:
+            self._series = readings.series_ids(connection)
+            self._aliases = registry.region_names(connection)
+            self._known_at = time.monotonic()
+        decoded = [self._decode(message) for message in batch]
+        strangers = [
+            index for index, each in enumerate(decoded) if any(why.reason in _UNKNOWN for why in each.rejected)
+        ]
+        if strangers:
+            self._get_to_know(connection, [batch[index] for index in strangers])
+            for index in strangers:
+                decoded[index] = self._decode(batch[index])
+        rows = [row for each in decoded for row in each.rows]
+        rejects = [
+            reject
+            for message, each in zip(batch, decoded, strict=True)
+            for reject in reject_rows(message, each.rejected, self._rules.max_payload_bytes)
+        ]
+        stored = readings.store(connection, rows)
+        readings.reject(connection, rejects)
+        return Counter({**stored._asdict(), "rejected": len(rejects)})
+
+    def _decode(self, message: Received) -> Decoded:
+        return decode_message(
+            message.topic,
+            message.payload,
+            received_at=message.received_at,
+            series=self._series,
+            rules=self._rules,
+            aliases=self._aliases,
+        )
+
+    def _get_to_know(self, connection: sa.Connection, strangers: list[Received]) -> None:
+        """Read again what the registry says of devices that seem unknown; register them where that is allowed."""
+        topics = {topic.device_id: topic for topic in (parse_topic(message.topic) for message in strangers)}
+        fresh = readings.series_ids(connection, topics)
+        if self._register:
+            for message in strangers:
+                topic = parse_topic(message.topic)
+                if (topic.device_id, topic.metric) not in fresh and self._registered(connection, message):
+                    fresh |= readings.series_ids(connection, [topic.device_id])
+        # A device that was removed must not linger either.
+        self._series = {key: info for key, info in self._series.items() if key[0] not in topics} | fresh
+
+    def _registered(self, connection: sa.Connection, message: Received) -> bool:
+        try:
+            items = decode_payload(message.payload, self._rules.max_payload_bytes, [])
+            if not items:
+                return False
+            with connection.begin_nested():
+                registry.register_device(connection, parse_topic(message.topic), items[0][1].unit, message.received_at)
+        except Rejected:
+            return False
+        log.info("device_registered", topic=message.topic)
+        return True
+
+    def _set_aside(self, message: Received, error: Exception) -> Counter[str] | None:
+        """Keep a message that the database itself refused; any other one would be held up by it for ever."""
+        if isinstance(getattr(error, "orig", error), psycopg.ProgrammingError):
+            raise Misconfigured(
+                f"the database lacks what ingest needs ({_first_line(error)}); run `energy-cloud db upgrade`"
+            ) from error
+        reason = Rejected("not_storable", f"the database refused it: {_first_line(error)}")
+        log.warning("message_set_aside", topic=message.topic, reason=reason.detail)
+        rejects = reject_rows(message, [reason], self._rules.max_payload_bytes)
+        return self._writer.until_committed(lambda connection: Counter(rejected=readings.reject(connection, rejects)))
+
+    def _tell(self, *, last: bool = False) -> None:
+        if last or (self.totals and time.monotonic() - self._told_at > _PROGRESS_SECONDS):
+            log.info("ingest_stopped" if last else "ingest_progress", **self.totals)
+            self._told_at = time.monotonic()
+
+
+def reject_rows(message: Received, reasons: list[Rejected], max_bytes: int) -> Iterator[RejectRow]:
+    """Yield one row for each reason code of a message, however many of its readings it struck."""
+    details: dict[str, list[str]] = {}
+    for each in reasons:
+        details.setdefault(each.reason, []).append(each.detail)
+    for reason, texts in details.items():
+        more = f"; and {len(texts) - _MOST_DETAILS} more" if len(texts) > _MOST_DETAILS else ""
+        detail = "; ".join(texts[:_MOST_DETAILS]) + more
+        yield RejectRow(message.received_at, "mqtt", message.topic, message.payload[:max_bytes], reason, detail)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the limits that the settings give."""
+    return Rules(
+        future_tolerance=timedelta(seconds=settings.future_tolerance_seconds),
+        late_tolerance=timedelta(days=settings.late_tolerance_days),
+        max_payload_bytes=settings.max_payload_bytes,
+        replay=settings.replay,
+    )
+
+
+@contextmanager
+def worker_name(home: Path) -> Iterator[str]:
+    """Yield a client id for this worker: the lowest number that no other worker of this home uses.
+
+    A worker that is started again after a kill so finds the session, and the messages, of the killed one.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1_000):
+        with (home / f"ingest-{number}.lock").open("a") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            yield f"energy-cloud-ingest-{socket.gethostname()}-{number}"
+            return
+    raise Misconfigured(f"a thousand ingest workers hold locks under {home}; give this one a name of its own")
+
+
+def run(
+    settings: Settings,
+    *,
+    client_id: str | None = None,
+    stop: threading.Event | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> Counter[str]:
+    """Run one worker until SIGTERM, SIGINT or ``stop``; return its totals.
+
+    ``client_id`` None takes the lowest number that is free under ``settings.home``. ``on_ready`` is called once the
+    subscription holds. Waits for a broker or database that is away, raises ``Misconfigured`` for what only a person
+    can mend.
+    """
+    stop = stop or threading.Event()
+    broker = Broker.of(settings.mqtt_url, settings.mqtt_username, settings.mqtt_password.get_secret_value())
+    engine = database.make_engine(settings.database_url.get_secret_value(), pool_size=1)
+    names = nullcontext(client_id) if client_id else worker_name(settings.home)
+    with stop_on_signals(stop), names as name:
+        Writer(engine, stop).until_committed(database.require_current)
+        while not stop.is_set():
+            try:
+                with Consumer(broker, name) as consumer:
+                    log.info("ingest_ready", broker=str(broker), client_id=name)
+                    if on_ready is not None:
+                        on_ready()
+                    worker = IngestWorker(
+                        engine, consumer, rules_of(settings), unknown_devices=settings.unknown_devices, stop=stop
+                    )
+                    worker.run()
+                    return worker.totals
+            except PartUnavailable as error:
+                log.warning("broker_unavailable", reason=str(error))
+                stop.wait(_BROKER_SECONDS)
+    return Counter()
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).strip().partition("\n")[0]
