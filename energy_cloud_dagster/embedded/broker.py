@@ -194,9 +194,9 @@ class EmbeddedBroker:
             error=BrokerUnavailable,
         )
 
-    @staticmethod
-    def _user() -> str:
-        return "userns" if unprivileged() == "userns" else "-"
+    def _user(self) -> str:
+        # in a user namespace root has no power over the files of others
+        return "userns" if unprivileged() == "userns" and self.folder.stat().st_uid == 0 else "-"
 
     def _configure(self) -> None:
         password = self.password

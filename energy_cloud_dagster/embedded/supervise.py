@@ -28,6 +28,7 @@ from energy_cloud_dagster.embedded.guardian import NOBODY, group_lives, signal_g
 GUARDIAN = Path(__file__).with_name("guardian.py")
 PREDECESSOR_GRACE_SECONDS = 10.0
 GRANDCHILDREN_GRACE_SECONDS = 2.0
+FULL_DISK = re.compile(r"no space left|free disk space", re.IGNORECASE)
 LOG_BYTES = 10_000_000
 LOOKS_LIKE_A_FAULT = re.compile(r"(error|fatal|panic)\b", re.IGNORECASE)
 POLL_SECONDS = 0.01
@@ -256,6 +257,8 @@ class Child:
         """Return the last line that names a fault (else the last that says anything), and where the log is."""
         spoken = [line.strip() for line in self.tail(50).splitlines() if line.strip()]
         faults = [line for line in spoken if LOOKS_LIKE_A_FAULT.search(line)]
+        if full := [line for line in spoken if FULL_DISK.search(line)]:  # what follows only obscures it
+            return f"the disk is full: {full[-1]} (log: {self.log})"
         if not spoken and shutil.disk_usage(self.log.parent).free < 1_000_000:
             return f"no space left on the disk of {self.log.parent}"
         return f"{(faults or spoken or ['it wrote nothing'])[-1]} (log: {self.log})"

@@ -163,6 +163,17 @@ print("up", flush=True)""",
     held.kill()
 
 
+def test_a_forked_copy_that_lives_on_does_not_keep_our_children(folder: Path, parent) -> None:
+    """It holds the guardian's pipe open, so its end never comes."""
+    script = HOLD.replace('print("up", flush=True)', "import os\nif copy := os.fork(): print(copy, flush=True)")
+    held = parent(script, folder, NO_DEATH_SIGNAL)
+    copy = int(held.said)
+    held.below.remove(copy)
+    held.kill()
+    assert alive(copy)
+    os.kill(copy, signal.SIGKILL)
+
+
 def test_a_forked_copy_has_no_children_of_ours(folder: Path, parent) -> None:
     script = HOLD.replace(
         'print("up", flush=True)',
@@ -240,6 +251,12 @@ def test_a_slow_start_says_what_it_last_said(folder: Path) -> None:
     with pytest.raises(PartUnavailable, match=r"part was not ready within 0 s: working on it \(log: "):
         child.wait_until_ready(lambda: False, timeout=0.01)
     child.stop()
+
+
+def test_a_full_disk_is_named_before_what_follows_it(folder: Path) -> None:
+    child = shell("echo 'ERROR: No space left on device'; echo 'PANIC: all is lost'", folder).start()
+    child.wait(5)
+    assert child.last_line().startswith("the disk is full: ERROR: No space left on device (log: ")
 
 
 def test_silence_on_a_full_disk_is_explained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
