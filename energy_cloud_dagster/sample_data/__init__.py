@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["interval_minutes", "names", "series"]
+__all__ = ["interval_minutes", "interval_starts", "names", "series"]
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Place(NamedTuple):
@@ -52,6 +55,15 @@ def interval_minutes(name: str) -> int:
     return _place(name).file.minutes
 
 
+def interval_starts(minutes: int, start: datetime, end: datetime) -> np.ndarray:
+    """Return the starts in ``[start, end)`` of intervals of ``minutes``, as whole UTC seconds since 1970 (int64)."""
+    import numpy as np
+
+    step = timedelta(minutes=minutes)
+    first, last = (-((_EPOCH - utc(moment)) // step) for moment in (start, end))
+    return np.arange(first, max(first, last), dtype=np.int64) * (minutes * 60)
+
+
 def series(name: str, start: datetime, end: datetime) -> pd.Series[float]:
     """Return the intervals of ``name`` whose start lies in ``[start, end)``.
 
@@ -63,15 +75,11 @@ def series(name: str, start: datetime, end: datetime) -> pd.Series[float]:
     import pandas as pd
 
     file, column, scale = _place(name)
-    step = file.minutes * 60
-    first = -(-int(utc(start).timestamp() * 1_000_000) // (step * 1_000_000))
-    last = -(-int(utc(end).timestamp() * 1_000_000) // (step * 1_000_000))
-    seconds = np.arange(first, max(first, last), dtype=np.int64) * step
+    seconds = interval_starts(file.minutes, start, end)
     days, within = np.divmod(seconds + int(LOCAL_OFFSET.total_seconds()), 86_400)
-    epoch = datetime(1970, 1, 1).toordinal()  # noqa: DTZ001 - a calendar day, no moment
     distinct, which = np.unique(days, return_inverse=True)
-    places = np.array([place(file.origin, int(day) + epoch) for day in distinct], dtype=np.int64)
-    values = _window(file)[column][places[which], within // step] * scale if len(seconds) else np.empty(0)
+    places = np.array([place(file.origin, int(day) + _EPOCH.toordinal()) for day in distinct], dtype=np.int64)
+    values = _window(file)[column][places[which], within // (file.minutes * 60)] * scale
     index = pd.DatetimeIndex(seconds.astype("datetime64[s]"), tz="UTC", name="ts").as_unit("us")
     measured = ~np.isnan(values)
     return pd.Series(values[measured], index=index[measured], name=name, dtype=float)
