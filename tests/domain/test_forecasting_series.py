@@ -50,6 +50,7 @@ def test_hourly_drops_everything_from_before_on() -> None:
     assert len(hourly(made([1.0, 2.0, 3.0]), before=START + timedelta(hours=2))) == 2
     assert hourly(made([1.0]), before=START).empty
     assert hourly(made([np.nan])).empty
+    assert str(hourly(pd.Series([], dtype=float)).index.tz) == "UTC"
 
 
 @pytest.mark.parametrize(

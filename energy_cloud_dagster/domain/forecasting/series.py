@@ -38,6 +38,8 @@ def future_index(origin: datetime, horizon: int) -> pd.DatetimeIndex:
 
 
 def _checked_index(index: pd.Index[Any], what: str) -> pd.DatetimeIndex:
+    if len(index) == 0:
+        return pd.DatetimeIndex([], tz="UTC")  # nothing known has no zone to be wrong about
     if not isinstance(index, pd.DatetimeIndex) or index.tz is None:
         raise InvalidInput(f"{what} needs a DatetimeIndex with a time zone: the UTC starts of its hours")
     stamps = index.tz_convert("UTC")
