@@ -6,24 +6,17 @@ here reads a clock or draws a random number.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: The chain id that eth-tester's chain class carries.
-CHAIN_ID: Final = 131277322940537
+from energy_cloud_dagster.adapters.chain_types import ETH_TESTER_CHAIN_ID as CHAIN_ID
+from energy_cloud_dagster.embedded.chain_journal import RpcError
+
 GENESIS_BALANCE_WEI: Final = 1_000_000 * 10**18
 GAS_LIMIT: Final = 30_000_000
-
-
-class RpcError(Exception):
-    """A JSON-RPC error: ``code``, a message, and optional ``data`` (hex of a revert's output)."""
-
-    def __init__(self, code: int, message: str, data: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +26,10 @@ class Mined:
     number: int
     transaction: Any
     receipt: Any
+
+
+def _bytes(value: str | None) -> bytes:
+    return bytes.fromhex(value[2:]) if value else b""
 
 
 def quantity(value: int) -> str:
@@ -78,8 +75,8 @@ class Evm:
     def decode(self, raw: bytes) -> Any:
         """Return the transaction in ``raw``; a malformed or foreign one is an ``RpcError``."""
         from eth.exceptions import PyEVMError
-        from eth_utils import ValidationError
-        from rlp.exceptions import RLPException
+        from eth_utils.exceptions import ValidationError
+        from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
         try:
             transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
@@ -96,7 +93,7 @@ class Evm:
     def mine(self, transaction: Any | None, timestamp: int) -> None:
         """Append a block at ``timestamp`` with ``transaction`` alone (or empty); an invalid one changes nothing."""
         from eth.exceptions import PyEVMError
-        from eth_utils import ValidationError
+        from eth_utils.exceptions import ValidationError
 
         chain = self._chain
         pending = chain.header
@@ -127,17 +124,6 @@ class Evm:
                 return f"nonce too {side}: the next nonce is {nonce}, the transaction has {transaction.nonce}"
         return f"invalid transaction: {error}"
 
-    def forget_head(self) -> None:
-        """Drop the latest block, for a caller that could not make it durable."""
-        block = self._blocks.pop()
-        del self._numbers[block.hash]
-        for transaction in block.transactions:
-            mined = self._mined.pop(transaction.hash)
-            if mined in self._with_logs:
-                self._with_logs.remove(mined)
-        chain = self._chain
-        chain.header = chain.create_header_from_parent(self.head.header)
-
     # -- reading
 
     def block_number(self, tag: str) -> int:
@@ -156,22 +142,24 @@ class Evm:
         """Return the state after the block that ``tag`` names."""
         return self._chain.get_vm(at_header=self._blocks[self.block_number(tag)].header).state
 
-    def _computation(self, call: dict[str, Any], tag: str, gas: int) -> Any:
-        from eth.exceptions import PyEVMError
-        from eth.vm.spoof import SpoofTransaction
-        from eth_utils import ValidationError
-
-        unsigned = self._chain.create_unsigned_transaction(
+    def _unsigned(self, call: dict[str, Any], gas: int) -> Any:
+        return self._chain.create_unsigned_transaction(
             nonce=0,
             gas_price=0,
             gas=gas,
-            to=bytes.fromhex((call.get("to") or "0x")[2:]),
+            to=_bytes(call.get("to")),
             value=int(call.get("value") or "0x0", 16),
-            data=bytes.fromhex((call.get("input") or call.get("data") or "0x")[2:]),
+            data=_bytes(call.get("input") or call.get("data")),
         )
-        sender = bytes.fromhex((call.get("from") or "0x" + "00" * 20)[2:])
+
+    def _computation(self, call: dict[str, Any], tag: str, gas: int) -> Any:
+        from eth.exceptions import PyEVMError
+        from eth.vm.spoof import SpoofTransaction
+        from eth_utils.exceptions import ValidationError
+
+        sender = _bytes(call.get("from")) or b"\x00" * 20
         vm = self._chain.get_vm(at_header=self._blocks[self.block_number(tag)].header)
-        spoof = SpoofTransaction(unsigned, from_=sender, nonce=vm.state.get_nonce(sender))
+        spoof = SpoofTransaction(self._unsigned(call, gas), from_=sender, nonce=vm.state.get_nonce(sender))
         try:
             with vm.in_costless_state() as state:
                 return state.apply_transaction(spoof)
@@ -190,27 +178,20 @@ class Evm:
         full = self._computation(call, tag, GAS_LIMIT)
         if full.is_error:
             raise _revert(full)
-        gas = int(full.transaction_context.gas_price * 0 + full.get_gas_used()) + self._intrinsic(call)
+        gas = int(full.get_gas_used()) + int(self._unsigned(call, GAS_LIMIT).intrinsic_gas)
         while gas < GAS_LIMIT:
-            tried = self._computation(call, tag, gas)
-            if not tried.is_error:
-                return gas
+            try:
+                if not self._computation(call, tag, gas).is_error:
+                    return gas
+            except RpcError:  # less than call data costs at least
+                pass
             gas = gas * 17 // 16
         return GAS_LIMIT
 
-    def _intrinsic(self, call: dict[str, Any]) -> int:
-        unsigned = self._chain.create_unsigned_transaction(
-            nonce=0,
-            gas_price=0,
-            gas=GAS_LIMIT,
-            to=bytes.fromhex((call.get("to") or "0x")[2:]),
-            value=0,
-            data=bytes.fromhex((call.get("input") or call.get("data") or "0x")[2:]),
-        )
-        return int(unsigned.intrinsic_gas)
-
     def block(self, number: int, full: bool) -> dict[str, Any]:
         """Return block ``number`` in the shape of ``eth_getBlockByNumber``."""
+        from rlp import encode  # type: ignore[import-untyped]
+
         block = self._blocks[number]
         header = block.header
         hashes = [transaction.hash for transaction in block.transactions]
@@ -233,7 +214,7 @@ class Evm:
             "gasUsed": quantity(header.gas_used),
             "timestamp": quantity(header.timestamp),
             "baseFeePerGas": quantity(header.base_fee_per_gas),
-            "size": quantity(len(header.mining_hash)),
+            "size": quantity(len(encode(block))),
             "uncles": [],
             "withdrawals": [],
             "transactions": [self.transaction(each) if full else data(each) for each in hashes],
@@ -285,14 +266,13 @@ class Evm:
 
     def receipt(self, tx_hash: bytes) -> dict[str, Any] | None:
         """Return the receipt of a mined transaction in the shape of ``eth_getTransactionReceipt``."""
-        from eth_utils import keccak
-        from rlp import encode
+        from eth_tester.utils.address import generate_contract_address
 
         mined = self._mined.get(tx_hash)
         if mined is None:
             return None
         made, receipt, block = mined.transaction, mined.receipt, self._blocks[mined.number]
-        created = None if made.to else data(keccak(encode([made.sender, made.nonce]))[12:])
+        created = None if made.to else data(generate_contract_address(made.sender, made.nonce))
         return {
             "transactionHash": data(tx_hash),
             "transactionIndex": "0x0",
@@ -362,7 +342,7 @@ def _topics_match(have: list[str], want: list[Any]) -> bool:
 def _revert(computation: Any) -> RpcError:
     """Return the error of a failed execution as nodes answer it: code 3 with the output of a revert."""
     from eth.exceptions import Revert
-    from eth_abi import decode
+    from eth_abi.abi import decode
     from eth_abi.exceptions import DecodingError
 
     error = computation.error
@@ -371,8 +351,6 @@ def _revert(computation: Any) -> RpcError:
     output = bytes(computation.output)
     message = "execution reverted"
     if output[:4] == bytes.fromhex("08c379a0"):
-        try:
+        with contextlib.suppress(DecodingError):
             message += f": {decode(['string'], output[4:])[0]}"
-        except DecodingError:
-            pass
     return RpcError(3, message, data(output))
