@@ -13,50 +13,25 @@ import asyncio
 import logging
 import socket
 import threading
-import tomllib
 from collections.abc import Coroutine, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import batched
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import Any, Final, Self, cast
 
 import structlog
 
+from energy_cloud_dagster.adapters.opcua import Tag, read_tag_map
 from energy_cloud_dagster.domain.errors import Misconfigured, PartUnavailable
 from energy_cloud_dagster.sample_data import community as plain
-from energy_cloud_dagster.sample_data.files import FOLDER
 from energy_cloud_dagster.services.simulator import Message, messages
 
 log = structlog.get_logger()
 
-TAG_MAP: Final = FOLDER / "tag_map.toml"
 NAMESPACE: Final = "urn:energy-cloud:plant"
 _LARGEST_BATCH: Final = 500
 _POLL_SECONDS: Final = 0.01
 _OPCUA: Final[frozenset[plain.Protocol]] = frozenset({"opcua"})
-
-
-class Tag(NamedTuple):
-    """A node of the server and the metric that it carries."""
-
-    node: str
-    device: str
-    metric: str
-    unit: str
-
-
-def read_tags(path: Path = TAG_MAP) -> tuple[Tag, ...]:
-    """Return the tags of a tag-map file; ``Misconfigured`` says which entry lacks what."""
-    try:
-        entries = tomllib.loads(path.read_text())["tag"]
-        return tuple(Tag(*(str(entry[name]) for name in Tag._fields)) for entry in entries)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise Misconfigured(f"the tag map {path} cannot be read: {error}") from None
-    except KeyError as error:
-        raise Misconfigured(
-            f"the tag map {path}: {error} is missing; each [[tag]] has {', '.join(Tag._fields)}"
-        ) from None
 
 
 class PlantServer:
@@ -74,7 +49,7 @@ class PlantServer:
         tags: tuple[Tag, ...] | None = None,
     ) -> None:
         self._community = community
-        self._tags = read_tags() if tags is None else tags
+        self._tags = read_tag_map() if tags is None else tags
         units = {played.key: played.series.unit for played in community.all_series()}
         for tag in self._tags:
             if units.get((tag.device, tag.metric)) != tag.unit:

@@ -1,7 +1,7 @@
 from energy_cloud_dagster import sample_data
+from energy_cloud_dagster.adapters.opcua import read_tag_map
 from energy_cloud_dagster.domain.readings import convert
 from energy_cloud_dagster.sample_data.community import Community, community
-from energy_cloud_dagster.services.opcua_plant import read_tags
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -33,7 +33,7 @@ def test_intervals_are_those_of_the_sample_series() -> None:
 
 
 def test_tags_and_opcua_devices_match() -> None:
-    tags = read_tags()
+    tags = read_tag_map()
     played = {owned.key: owned.series.unit for owned in community().all_series() if owned.device.protocol == "opcua"}
     assert {(tag.device, tag.metric) for tag in tags} == set(played)
     for tag in tags:

@@ -18,12 +18,13 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from energy_cloud_dagster.adapters.opcua import Tag, read_tag_map
 from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured, PartUnavailable
 from energy_cloud_dagster.sample_data.community import community
 from energy_cloud_dagster.services import opcua_plant
 from energy_cloud_dagster.services.fleet import FleetOptions, FleetState, live, run_live
 from energy_cloud_dagster.services.mqtt_fleet import FleetClient, replay_mqtt
-from energy_cloud_dagster.services.opcua_plant import PlantServer, PlantThread, Tag, read_tags
+from energy_cloud_dagster.services.opcua_plant import PlantServer, PlantThread
 from energy_cloud_dagster.services.simulator import Message, messages, received_between
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Scada:
         await self._client.connect()
         subscription = await self._client.create_subscription(20, self)
         every = ua.DataChangeFilter(Trigger=ua.DataChangeTrigger.StatusValueTimestamp)
-        for tag in read_tags():
+        for tag in read_tag_map():
             await subscription._subscribe(
                 self._client.get_node(tag.node), ua.AttributeIds.Value, mfilter=every, queuesize=self._queue
             )
@@ -152,7 +153,7 @@ class Scada:
 
 
 def tagged(message: Message) -> tuple[str, float | None, str, datetime, datetime]:
-    node = {(tag.device, tag.metric): tag.node.rpartition(";s=")[2] for tag in read_tags()}
+    node = {(tag.device, tag.metric): tag.node.rpartition(";s=")[2] for tag in read_tag_map()}
     status = "Good" if message.value is not None else "BadNoCommunication"
     return node[message.device_id, message.metric], message.value, status, message.ts, message.received_at
 
@@ -202,13 +203,7 @@ def test_a_taken_port_is_one_sentence(plant: PlantThread) -> None:
         pass
 
 
-def test_tag_maps_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "tags.toml"
-    with pytest.raises(Misconfigured, match="cannot be read"):
-        read_tags(path)
-    path.write_text('[[tag]]\nnode = "ns=2;s=A"\ndevice = "A"\nmetric = "output"\n')
-    with pytest.raises(Misconfigured, match="'unit' is missing"):
-        read_tags(path)
+def test_a_tag_that_the_community_does_not_have_is_named() -> None:
     wrong_unit = (Tag("ns=2;s=A", "WT-R80711", "output", "MW"),)
     with pytest.raises(Misconfigured, match="in MW"):
         PlantServer(tags=wrong_unit)
