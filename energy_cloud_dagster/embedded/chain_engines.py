@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 from energy_cloud_dagster.adapters.chain_types import ANVIL_CHAIN_ID
 from energy_cloud_dagster.adapters.chain_types import ETH_TESTER_CHAIN_ID as CHAIN_ID
 from energy_cloud_dagster.domain.errors import ChainUnavailable
-from energy_cloud_dagster.embedded.chain_evm import GAS_LIMIT, Evm, data, quantity
+from energy_cloud_dagster.embedded.chain_evm import GAS_LIMIT, Evm
 from energy_cloud_dagster.embedded.chain_journal import Genesis, RpcError
+from energy_cloud_dagster.embedded.chain_shapes import data, quantity
 from energy_cloud_dagster.embedded.claims import accepts, free_port
 from energy_cloud_dagster.embedded.supervise import Child
 

@@ -1,4 +1,4 @@
-"""A py-evm chain with one transaction a block, its indexes, and its answers in the shapes of Ethereum's JSON-RPC.
+"""A py-evm chain with one transaction a block, its indexes, and what JSON-RPC asks of it.
 
 The same genesis and the same sequence of (time, raw transaction) give the same blocks, hashes and receipts: nothing
 here reads a clock or draws a random number.
@@ -6,40 +6,20 @@ here reads a clock or draws a random number.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from energy_cloud_dagster.adapters.chain_types import ETH_TESTER_CHAIN_ID as CHAIN_ID
+from energy_cloud_dagster.embedded import chain_shapes as shapes
 from energy_cloud_dagster.embedded.chain_journal import RpcError
+from energy_cloud_dagster.embedded.chain_shapes import Mined
 
 GENESIS_BALANCE_WEI: Final = 1_000_000 * 10**18
 GAS_LIMIT: Final = 30_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """Where a transaction lies: it is alone in its block."""
-
-    number: int
-    transaction: Any
-    receipt: Any
-
-
 def _bytes(value: str | None) -> bytes:
     return bytes.fromhex(value[2:]) if value else b""
-
-
-def quantity(value: int) -> str:
-    """Return a JSON-RPC quantity."""
-    return hex(value)
-
-
-def data(value: bytes) -> str:
-    """Return JSON-RPC data."""
-    return "0x" + value.hex()
 
 
 class Evm:
@@ -111,7 +91,7 @@ class Evm:
         self._numbers[block.hash] = block.number
         if transaction is not None:
             (receipt,) = block.get_receipts(chain.chaindb)
-            mined = Mined(block.number, transaction, receipt)
+            mined = Mined(block, transaction, receipt)
             self._mined[transaction.hash] = mined
             if receipt.logs:
                 self._with_logs.append(mined)
@@ -170,14 +150,14 @@ class Evm:
         """Execute without a trace and return the output; a revert is an ``RpcError`` with its data."""
         computation = self._computation(call, tag, min(int(call.get("gas") or hex(GAS_LIMIT), 16), GAS_LIMIT))
         if computation.is_error:
-            raise _revert(computation)
+            raise shapes.revert(computation)
         return bytes(computation.output)
 
     def estimate_gas(self, call: dict[str, Any], tag: str = "latest") -> int:
         """Return gas that suffices for ``call``: what it uses before refunds, raised until it passes."""
         full = self._computation(call, tag, GAS_LIMIT)
         if full.is_error:
-            raise _revert(full)
+            raise shapes.revert(full)
         gas = int(full.get_gas_used()) + int(self._unsigned(call, GAS_LIMIT).intrinsic_gas)
         while gas < GAS_LIMIT:
             try:
@@ -190,35 +170,8 @@ class Evm:
 
     def block(self, number: int, full: bool) -> dict[str, Any]:
         """Return block ``number`` in the shape of ``eth_getBlockByNumber``."""
-        from rlp import encode  # type: ignore[import-untyped]
-
         block = self._blocks[number]
-        header = block.header
-        hashes = [transaction.hash for transaction in block.transactions]
-        return {
-            "number": quantity(block.number),
-            "hash": data(block.hash),
-            "parentHash": data(header.parent_hash),
-            "nonce": data(header.nonce),
-            "sha3Uncles": data(header.uncles_hash),
-            "logsBloom": data(header.bloom.to_bytes(256, "big")),
-            "transactionsRoot": data(header.transaction_root),
-            "receiptsRoot": data(header.receipt_root),
-            "stateRoot": data(header.state_root),
-            "miner": data(header.coinbase),
-            "difficulty": "0x0",
-            "totalDifficulty": "0x0",
-            "mixHash": data(header.mix_hash),
-            "extraData": data(header.extra_data),
-            "gasLimit": quantity(header.gas_limit),
-            "gasUsed": quantity(header.gas_used),
-            "timestamp": quantity(header.timestamp),
-            "baseFeePerGas": quantity(header.base_fee_per_gas),
-            "size": quantity(len(encode(block))),
-            "uncles": [],
-            "withdrawals": [],
-            "transactions": [self.transaction(each) if full else data(each) for each in hashes],
-        }
+        return shapes.block(block, [self._mined[each.hash] for each in block.transactions], full)
 
     def number_of(self, block_hash: bytes) -> int | None:
         """Return the number of the block with this hash."""
@@ -227,83 +180,12 @@ class Evm:
     def transaction(self, tx_hash: bytes) -> dict[str, Any] | None:
         """Return a mined transaction in the shape of ``eth_getTransactionByHash``."""
         mined = self._mined.get(tx_hash)
-        if mined is None:
-            return None
-        made = mined.transaction
-        typed = getattr(made, "type_id", 0)
-        block = self._blocks[mined.number]
-        fields: dict[str, Any] = {
-            "hash": data(tx_hash),
-            "type": quantity(typed),
-            "nonce": quantity(made.nonce),
-            "blockHash": data(block.hash),
-            "blockNumber": quantity(mined.number),
-            "transactionIndex": "0x0",
-            "from": data(made.sender),
-            "to": data(made.to) if made.to else None,
-            "value": quantity(made.value),
-            "gas": quantity(made.gas),
-            "gasPrice": quantity(self._price(mined)),
-            "input": data(made.data),
-            "chainId": quantity(CHAIN_ID),
-            "r": quantity(made.r),
-            "s": quantity(made.s),
-            "v": quantity(made.y_parity if typed else made.v),
-        }
-        if typed:
-            fields["accessList"] = []
-        if typed >= 2:
-            fields["maxFeePerGas"] = quantity(made.max_fee_per_gas)
-            fields["maxPriorityFeePerGas"] = quantity(made.max_priority_fee_per_gas)
-        return fields
-
-    def _price(self, mined: Mined) -> int:
-        made = mined.transaction
-        if getattr(made, "type_id", 0) < 2:
-            return int(made.gas_price)
-        base = self._blocks[mined.number].header.base_fee_per_gas
-        return int(min(made.max_fee_per_gas, made.max_priority_fee_per_gas + base))
+        return shapes.transaction(mined) if mined else None
 
     def receipt(self, tx_hash: bytes) -> dict[str, Any] | None:
         """Return the receipt of a mined transaction in the shape of ``eth_getTransactionReceipt``."""
-        from eth_tester.utils.address import generate_contract_address
-
         mined = self._mined.get(tx_hash)
-        if mined is None:
-            return None
-        made, receipt, block = mined.transaction, mined.receipt, self._blocks[mined.number]
-        created = None if made.to else data(generate_contract_address(made.sender, made.nonce))
-        return {
-            "transactionHash": data(tx_hash),
-            "transactionIndex": "0x0",
-            "blockHash": data(block.hash),
-            "blockNumber": quantity(mined.number),
-            "from": data(made.sender),
-            "to": data(made.to) if made.to else None,
-            "contractAddress": created,
-            "gasUsed": quantity(receipt.gas_used),
-            "cumulativeGasUsed": quantity(receipt.gas_used),
-            "effectiveGasPrice": quantity(self._price(mined)),
-            "status": quantity(int.from_bytes(receipt.state_root, "big")),
-            "type": quantity(getattr(made, "type_id", 0)),
-            "logsBloom": data(receipt.bloom.to_bytes(256, "big")),
-            "logs": list(self._logs(mined)),
-        }
-
-    def _logs(self, mined: Mined) -> Iterator[dict[str, Any]]:
-        block = self._blocks[mined.number]
-        for index, entry in enumerate(mined.receipt.logs):
-            yield {
-                "address": data(entry.address),
-                "topics": [data(topic.to_bytes(32, "big")) for topic in entry.topics],
-                "data": data(entry.data),
-                "blockNumber": quantity(mined.number),
-                "blockHash": data(block.hash),
-                "transactionHash": data(mined.transaction.hash),
-                "transactionIndex": "0x0",
-                "logIndex": quantity(index),
-                "removed": False,
-            }
+        return shapes.receipt(mined) if mined else None
 
     def logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the log entries that a filter of ``eth_getLogs`` names, oldest first."""
@@ -323,34 +205,7 @@ class Evm:
         return [
             entry
             for mined in self._with_logs
-            if first <= mined.number <= last
-            for entry in self._logs(mined)
-            if (not addresses or entry["address"] in addresses) and _topics_match(entry["topics"], topics)
+            if first <= mined.block.number <= last
+            for entry in shapes.logs(mined)
+            if (not addresses or entry["address"] in addresses) and shapes.topics_match(entry["topics"], topics)
         ]
-
-
-def _topics_match(have: list[str], want: list[Any]) -> bool:
-    if len(want) > len(have):
-        return False
-    for topic, wanted in zip(have, want, strict=False):
-        accepted = [wanted] if isinstance(wanted, str) else wanted
-        if accepted and topic not in {each.lower() for each in accepted}:
-            return False
-    return True
-
-
-def _revert(computation: Any) -> RpcError:
-    """Return the error of a failed execution as nodes answer it: code 3 with the output of a revert."""
-    from eth.exceptions import Revert
-    from eth_abi.abi import decode
-    from eth_abi.exceptions import DecodingError
-
-    error = computation.error
-    if not isinstance(error, Revert):
-        return RpcError(-32000, f"execution failed: {type(error).__name__} {error}".rstrip())
-    output = bytes(computation.output)
-    message = "execution reverted"
-    if output[:4] == bytes.fromhex("08c379a0"):
-        with contextlib.suppress(DecodingError):
-            message += f": {decode(['string'], output[4:])[0]}"
-    return RpcError(3, message, data(output))
