@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from energy_cloud_dagster.adapters.tables import batch, clearing, market_registry, order, price, settled_trade, trade
+from energy_cloud_dagster.domain import intervals
 from energy_cloud_dagster.domain.market.auction import Clearing
 from energy_cloud_dagster.domain.market.orders import Order, Trade
 
@@ -57,8 +58,8 @@ def trade_history(
     """Return up to ``limit`` trades, newest delivery first.
 
     ``participant_id`` keeps those that it bought or sold in; ``start`` and ``end`` bound the delivery hour (half open);
-    ``as_of`` keeps trades whose gate had closed and batches that were confirmed by then; ``before`` is the
-    (delivery_start, trade_id) of the last row of the previous page.
+    ``as_of`` keeps trades whose gate had closed and batches whose hour was worked on by then, with readings known by
+    then; ``before`` is the (delivery_start, trade_id) of the last row of the previous page.
     """
     settled = (
         sa.select(
@@ -78,7 +79,9 @@ def trade_history(
         .limit(1)
     )
     if as_of is not None:
-        settled = settled.where(batch.c.confirmed_at <= as_of)
+        settled = settled.where(
+            batch.c.known_at <= as_of, batch.c.delivery_start <= as_of - intervals.HOUR - intervals.SETTLING_TIME
+        )
     newest = settled.lateral("settled")
     statement = (
         sa.select(
@@ -204,7 +207,7 @@ def clearing_of(connection: sa.Connection, market_id: str, delivery: datetime) -
 
 def book_of(
     connection: sa.Connection, market_id: str, delivery: datetime
-) -> tuple[list[tuple[object, ...]], dict[str, int]]:
+) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
     """Return the orders of one delivery hour as tuples in the field order of ``Order``, and what each was filled."""
     rows = connection.execute(
         sa.select(*(order.c[name] for name in Order.__dataclass_fields__), order.c.filled_wh)
@@ -221,4 +224,4 @@ def trades_of(connection: sa.Connection, market_id: str, delivery: datetime) -> 
         .where(trade.c.market_id == market_id, trade.c.delivery_start == delivery)
         .order_by(trade.c.trade_id)
     )
-    return [Trade(*row) for row in rows]
+    return [Trade(**row._asdict()) for row in rows]
