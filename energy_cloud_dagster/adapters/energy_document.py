@@ -68,6 +68,8 @@ def region_energy(
     for item in generators:
         if item.series_id in sums and item.source is not None:
             sources[item.source] = sources.get(item.source, 0.0) + item.kwh(sums[item.series_id].total)
+    # Idle turbines draw a little: a source that took more than it gave, gave nothing.
+    sources = {name: max(0.0, kwh) for name, kwh in sources.items()}
     discharged = sum(item.kwh(sums[item.series_id].total) for item in batteries if item.series_id in sums)
     sources["grid"] = max(0.0, consumption - sum(sources.values()) - discharged)
     return RegionEnergy(

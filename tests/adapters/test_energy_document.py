@@ -44,6 +44,13 @@ def test_the_grid_gives_what_generation_and_discharge_leave_open(connection: sa.
     assert found.quality == "high"
 
 
+def test_a_turbine_that_stood_still_gave_nothing(connection: sa.Connection) -> None:
+    store(connection, ("WT-R80711", "output", -6.0), ("PV-H01", "generation", 2.0), ("SM-H01", "consumption", 1.0))
+    found = energy_document.region_energy(connection, "seoul", START, END)
+    assert found.sources == {"solar": 2.0, "wind": 0.0, "hydro": 0.0, "grid": 0.0}
+    assert found.generation == 2.0
+
+
 def test_meters_are_summed_by_the_class_of_their_customer(connection: sa.Connection) -> None:
     registry.seed(connection, SEOUL_COMMUNITY, START)
     for device, customer_class in (("SM-H02", "commercial"), ("SM-H03", "industrial"), ("SM-H04", None)):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from energy_cloud_dagster.domain import documents
+
 from .conftest import HOUR, T0, Client
 
 DAY = {"startDate": "2026-03-01T15:00:00Z", "endDate": "2026-03-02T15:00:00Z"}
@@ -114,6 +116,7 @@ def test_without_dates_the_last_day_known_is_answered(operator: Client) -> None:
 
 def test_a_region_is_answered_as_an_energy_document(operator: Client) -> None:
     document = operator.get("/v1/energy/consumption", region="kr-seoul", **DAY).json()
+    assert documents.validate(document, "energy") == []
     assert document["standard"] == "WIA-ENE-014"
     assert document["version"] == "1.0"
     assert document["timestamp"] == "2026-03-01T15:00:00Z"

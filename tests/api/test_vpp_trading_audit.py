@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from energy_cloud_dagster.adapters import accounts
 from energy_cloud_dagster.api.app import create_app
+from energy_cloud_dagster.domain import documents
 
-from .conftest import BATCH, ROOT, TRADES, TX, Client
+from .conftest import BATCH, PASSWORD, ROOT, TRADES, TX, Client
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from energy_cloud_dagster.settings import Settings
 
 
@@ -18,6 +22,7 @@ def test_a_vpp_is_the_document_of_the_standard_with_measured_states(viewer: Clie
     answer = viewer.get("/v1/vpp/VPP-001", asOf="2026-03-02T15:30:00Z")
     assert answer.status_code == 200
     document = answer.json()
+    assert documents.validate(document, "vpp") == []
     resources = {resource["id"]: resource for resource in document.pop("resources")}
     assert document == {
         "vppId": "VPP-001",
@@ -160,6 +165,14 @@ def test_a_trader_sees_its_own_trades_and_no_counterparty(trader: Client, anyone
     assert [item["id"] for item in items] == ["T-4", "T-2", "T-0"]
     assert {(item["buyer"], item["seller"]) for item in items} == {("HOME-01", None)}
     assert len(anyone.as_("auditor").get("/v1/trading/history").json()["items"]) == TRADES
+
+
+def test_a_trader_of_no_participant_sees_no_trade(anyone: Client, api_engine: sa.Engine) -> None:
+    with api_engine.begin() as connection:
+        accounts.add(connection, "newcomer", PASSWORD, "trader")
+    newcomer = anyone.as_("newcomer")
+    assert newcomer.get("/v1/trading/history").json() == {"items": [], "nextCursor": None}
+    assert newcomer.get("/v1/audit/trades/T-0").status_code == 404
 
 
 def test_the_evidence_of_a_trade_names_proof_batch_and_transaction(trader: Client) -> None:
