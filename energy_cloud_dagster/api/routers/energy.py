@@ -186,7 +186,7 @@ def consumption(query: Asked, context: Shared, caller: Caller) -> EnergyDocument
         if query.region is not None and query.meter_id is None:
             return _document(connection, query, "consumption")
         rows, cursor = _rows(connection, query, "consumption", caller)
-    return Page(items=[Consumed(**_interval(row), consumption=row.kwh) for row in rows], next_cursor=cursor)
+    return Page(items=[Consumed(**_interval(row), consumption=finite(row.kwh)) for row in rows], next_cursor=cursor)
 
 
 @router.get("/generation", summary="What was generated")
@@ -197,7 +197,7 @@ def generation(query: Asked, context: Shared, caller: Caller) -> EnergyDocument 
         if query.region is not None and query.meter_id is None:
             return _document(connection, query, "generation")
         rows, cursor = _rows(connection, query, "generation", caller)
-    items = [Produced(**_interval(row), generation=row.kwh, source=row.series.source) for row in rows]
+    items = [Produced(**_interval(row), generation=finite(row.kwh), source=row.series.source) for row in rows]
     return Page(items=items, next_cursor=cursor)
 
 
