@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
     from energy_cloud_dagster.embedded.broker import EmbeddedBroker
     from energy_cloud_dagster.embedded.chain import EmbeddedChain
     from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
@@ -80,6 +81,19 @@ def chain(home: Path) -> Iterator[EmbeddedChain]:
     from energy_cloud_dagster.embedded.chain import EmbeddedChain
 
     node = EmbeddedChain(home / "chain")
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture(scope="session", params=["eth-tester", "anvil"])
+def each_chain(request: pytest.FixtureRequest, home: Path) -> Iterator[EmbeddedChain]:
+    """A chain of either kind, for what must hold on both."""
+    from energy_cloud_dagster.embedded.chain import EmbeddedChain, anvil_binary
+
+    if request.param == "anvil" and anvil_binary() is None:
+        pytest.skip("anvil is not on PATH (npm install -g @foundry-rs/anvil)")
+    node = EmbeddedChain(home / f"chain-{request.param}", prefer=request.param)
     node.start()
     yield node
     node.stop()

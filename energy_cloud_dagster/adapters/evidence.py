@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from energy_cloud_dagster.adapters.tables import batch, evidence, step, trade
 from energy_cloud_dagster.domain.audit.evidence import SealedTrade
+from energy_cloud_dagster.domain.errors import NotFound
 
 # -- read
 
@@ -87,3 +88,15 @@ def trades_in_batch(connection: sa.Connection, batch_id: str) -> list[str]:
         sa.select(evidence.c.trade_id).where(evidence.c.batch_id == batch_id).order_by(evidence.c.leaf_index)
     )
     return [row.trade_id for row in rows]
+
+
+def of_batch(connection: sa.Connection, batch_id: str, trade_id: str) -> SealedTrade:
+    """Return the evidence of one trade in one batch; ``NotFound`` where there is none."""
+    row = connection.execute(
+        sa.select(*(evidence.c[name] for name in SealedTrade._fields)).where(
+            evidence.c.batch_id == batch_id, evidence.c.trade_id == trade_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"no evidence of trade {trade_id} in batch {batch_id}")
+    return SealedTrade._make(row)

@@ -263,3 +263,17 @@ def _known(
 def _storable(text: str) -> str:
     """Return foreign text without what PostgreSQL's text cannot hold."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def count_between(connection: sa.Connection, start: datetime, end: datetime) -> int:
+    """Return how many intervals in ``[start, end)`` have a reading, however often it was revised."""
+    statement = sa.select(sa.func.count()).where(reading.c.ts >= start, reading.c.ts < end, reading.c.revision == 1)
+    return int(connection.execute(statement).scalar_one())
+
+
+def wait_for_more(connection: sa.Connection, seconds: float) -> None:
+    """Wait until readings are committed by anyone, ``seconds`` at most; the connection must be in autocommit."""
+    own = driver(connection)
+    own.execute(f"listen {CHANNEL}")
+    for _ in own.notifies(timeout=seconds, stop_after=1):
+        break

@@ -206,7 +206,7 @@ def resolve_region(connection: sa.Connection, name: str) -> str:
 
 
 def find_region(connection: sa.Connection, text: str) -> RegionRow:
-    """Return the region that a person means by ``text``: its id, an alias or its name, in any case; else ``NotFound``."""
+    """Return the region whose id, alias or name is ``text``, in any case; ``NotFound`` lists the known ones."""
     wanted = text.strip().casefold()
     listed = regions(connection)
     for each in listed:
@@ -268,3 +268,17 @@ def _add(connection: sa.Connection, table: sa.Table, rows: list[dict[str, object
         return 0
     statement = insert(table).values(rows).on_conflict_do_nothing().returning(sa.literal(1))
     return len(connection.execute(statement).all())
+
+
+def operating_since(connection: sa.Connection, region_id: str) -> datetime | None:
+    """Return the first hour that schedules work on in a region, None where it is not in operation."""
+    return connection.execute(sa.select(region.c.operating_since).where(region.c.region_id == region_id)).scalar()
+
+
+def start_operating(connection: sa.Connection, region_id: str, since: datetime) -> None:
+    """Let schedules work on a region's hours from ``since`` on, unless they do already."""
+    connection.execute(
+        sa.update(region)
+        .where(region.c.region_id == region_id, region.c.operating_since.is_(None))
+        .values(operating_since=since)
+    )

@@ -22,6 +22,7 @@ class BatchRow(NamedTuple):
     market_id: str
     delivery_start: datetime
     revision: int
+    known_at: datetime
     merkle_root: str
     trades: int
     digest: str
@@ -132,6 +133,6 @@ def settlement_of(connection: sa.Connection, batch_id: str) -> Settlement:
         .order_by(settled_trade.c.trade_id)
     )
     return Settlement(
-        tuple(sorted((Position(*row) for row in positions), key=lambda one: one.participant_id)),
-        tuple(sorted((SettledTrade(*row) for row in trades), key=lambda one: one.trade_id)),
+        tuple(sorted((Position(**row._asdict()) for row in positions), key=lambda one: one.participant_id)),
+        tuple(sorted((SettledTrade(**row._asdict()) for row in trades), key=lambda one: one.trade_id)),
     )

@@ -46,6 +46,7 @@ region = sa.Table(
     sa.Column("market_id", sa.Text, sa.ForeignKey(market_registry.c.market_id), nullable=False),
     sa.Column("grid_id", sa.Text, nullable=False),
     sa.Column("aliases", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    _stamp("operating_since", "First hour that schedules work on; null: none", null=True),
     schema="registry",
 )
 participant = sa.Table(
@@ -209,6 +210,7 @@ checked_hour = sa.Table(
     sa.Column("expected", sa.Integer, nullable=False, comment="Readings that the registry expects"),
     sa.Column("complete", sa.Boolean, nullable=False, comment="Whether settlement may use it"),
     sa.Column("missing", JSONB, nullable=False, server_default="[]", comment="[device/metric] without a valid reading"),
+    _stamp("known_at", "Latest receipt among the readings it saw", null=True),
     sa.Column("digest", sa.Text, nullable=False),
     schema="validated",
     comment="What the validation of one hour found",
@@ -330,6 +332,17 @@ trade = sa.Table(
     schema="market",
 )
 sa.Index("ix_trade_delivery_start", trade.c.delivery_start)
+price = sa.Table(
+    "price",
+    metadata,
+    sa.Column("market_id", sa.Text, primary_key=True),
+    _stamp("hour", "Hour that the prices hold in", key=True),
+    sa.Column("import_price_micro", sa.BigInteger, nullable=False, comment="Retail tariff per kWh"),
+    sa.Column("export_price_micro", sa.BigInteger, nullable=False, comment="Feed-in price per kWh, 0 to the tariff"),
+    _stamp("published_at", "When the platform knew"),
+    schema="market",
+    comment="What energy costs outside the market",
+)
 
 # -- settlement
 
@@ -340,6 +353,7 @@ batch = sa.Table(
     sa.Column("market_id", sa.Text, nullable=False),
     _stamp("delivery_start", "Hour of delivery"),
     sa.Column("revision", sa.Integer, nullable=False),
+    _stamp("known_at", "It rests on the readings received up to here"),
     sa.Column("merkle_root", sa.Text, nullable=False, comment="0x + 64 hex digits"),
     sa.Column("trades", sa.Integer, nullable=False),
     sa.Column("digest", sa.Text, nullable=False, comment="Over positions and settled trades"),

@@ -40,12 +40,13 @@ STEPS: Final = ("readings", "validated", "forecast", "plan", "orders", "clearing
 
 @dataclass(frozen=True, slots=True)
 class BatchRef:
-    """The settlement batch that a document belongs to."""
+    """The settlement batch that a document belongs to; it rests on the readings received up to ``known_at``."""
 
     batch_id: str
     market_id: str
     delivery_start: datetime
     revision: int
+    known_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,9 @@ class Sealed(NamedTuple):
     rows: tuple[SealedTrade, ...]
 
 
-def make_batch(market_id: str, delivery: datetime, revision: int = 0) -> BatchRef:
+def make_batch(market_id: str, delivery: datetime, revision: int = 0, known_at: datetime | None = None) -> BatchRef:
     """Return the batch of one delivery hour; revision 0 is its first settlement."""
-    return BatchRef(batch_id(market_id, delivery, revision), market_id, delivery, revision)
+    return BatchRef(batch_id(market_id, delivery, revision), market_id, delivery, revision, known_at)
 
 
 def subjects_digest(salted: Mapping[str, str]) -> str:

@@ -200,7 +200,9 @@ class _Case:
         faults = {
             "the document names another batch": document.get("batch") != evidence.as_json(self.batch),
             "the batch's id does not follow from its market, hour and revision": self.batch
-            != evidence.make_batch(self.batch.market_id, self.batch.delivery_start, self.batch.revision),
+            != evidence.make_batch(
+                self.batch.market_id, self.batch.delivery_start, self.batch.revision, self.batch.known_at
+            ),
             f"the format is not {evidence.FORMAT} {evidence.VERSION}": (
                 (document.get("format"), document.get("version")) != (evidence.FORMAT, evidence.VERSION)
             ),

@@ -261,6 +261,12 @@ def upgrade() -> None:
         sa.Column("market_id", sa.Text(), nullable=False),
         sa.Column("delivery_start", sa.TIMESTAMP(timezone=True), nullable=False, comment="Hour of delivery"),
         sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column(
+            "known_at",
+            sa.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="It rests on the readings received up to here",
+        ),
         sa.Column("merkle_root", sa.Text(), nullable=False, comment="0x + 64 hex digits"),
         sa.Column("trades", sa.Integer(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False, comment="Over positions and settled trades"),

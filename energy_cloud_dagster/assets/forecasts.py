@@ -1,0 +1,343 @@
+"""What comes next, as known at the hour's now: the region's load, the homes, and what sun and wind will allow."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+import sqlalchemy as sa
+
+from energy_cloud_dagster.adapters import forecasts, marts, registry, vpps
+from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
+from energy_cloud_dagster.assets.report import (
+    DAILY_FRESHNESS,
+    HOURLY_FRESHNESS,
+    OWNER,
+    Effort,
+    columns,
+    new_figure,
+    picture,
+    result,
+)
+from energy_cloud_dagster.domain.audit.canonical import rows_digest
+from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, hour_start, run_time
+from energy_cloud_dagster.partitions import ONE_RUN, daily, hourly, hours_in
+from energy_cloud_dagster.resources import Database
+from energy_cloud_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from energy_cloud_dagster.domain.forecasting import Forecast
+
+#: Hours that every forecast and plan looks ahead.
+HORIZON_HOURS: Final = 24
+#: Weeks of history that the region's model is fitted on.
+TRAINING_WEEKS: Final = 8
+#: Days of history behind the forecasts of sites, and of resources.
+SITE_DAYS: Final = 14
+RESOURCE_DAYS: Final = 28
+#: Seed of every stochastic step; the same input gives the same forecast.
+SEED: Final = 14
+
+_POINT_COLUMNS: Final = columns(
+    series_key="What is forecast: region/{id}/load, site/{participant}/load or pv, resource/{vpp}/{id}/availability",
+    issued_at="The now of the forecast: nothing received later was used",
+    model="prophet, seasonal_naive, similar_day, ar1 …",
+    ts="Start of the hour that is forecast",
+    p10="Lower bound of the 80 % band: kWh, or a fraction for an availability",
+    p50="Median: kWh, or a fraction",
+    p90="Upper bound of the 80 % band",
+    chosen="Whether the next stage uses this model",
+    rung="champion, similar_day or persistence: which step of the ladder answered",
+)
+
+
+def load_key(region: str) -> str:
+    """Return the key of a region's load forecast."""
+    return f"region/{region}/load"
+
+
+def availability_key(vpp_id: str, resource_id: str) -> str:
+    """Return the key of a resource's availability forecast."""
+    return f"resource/{vpp_id}/{resource_id}/availability"
+
+
+@dg.asset(
+    group_name="forecasts",
+    deps=["fct_series__hourly"],
+    partitions_def=daily,
+    owners=[OWNER],
+    kinds={"python", "prophet"},
+    freshness_policy=DAILY_FRESHNESS,
+    metadata={
+        "dagster/table_name": "forecast.model",
+        "dagster/column_schema": columns(
+            series_key="What it forecasts",
+            model="prophet",
+            fitted_at="As-of time of the fit: the end of the day and five minutes",
+            train_start="First hour that it saw",
+            train_end="End of the last hour that it saw",
+            artifact="The fitted model as canonical JSON",
+            digest="SHA-256 of the artifact",
+            metrics="Accuracy on held-out days, beside the seasonal naive",
+        ),
+    },
+)
+def region_load_model_daily(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
+    """Prophet with temperature, fitted on eight weeks as known at the end of the day and judged on held-out days."""
+    effort = Effort()
+    with effort.importing():
+        import prophet  # noqa: F401
+
+        from energy_cloud_dagster.domain.forecasting import ProphetModel, SeasonalNaive, holdout_accuracy
+    region = load_settings().region
+    now = context.partition_time_window.end + SETTLING_TIME
+    with database.begin() as connection:
+        timezone = registry.find_region(connection, region).timezone
+        load, temperature = _region_history(connection, region, now)
+    if load.empty:
+        raise dg.Failure(
+            f"no load of region {region} is known before {now.isoformat()}; ingest readings and build the marts first"
+        )
+    regressors = temperature.to_frame("temperature")
+    model = ProphetModel()
+    fitted = model.fit(load, regressors, timezone=timezone, seed=SEED)
+    judged = holdout_accuracy([model, SeasonalNaive()], load, regressors, timezone=timezone, seed=SEED)
+    metrics = {name: one.as_dict() for name, one in judged.items()}
+    row = StoredModel(
+        load_key(region),
+        model.name,
+        now,
+        fitted.train_start,
+        fitted.train_end,
+        fitted.to_text(),
+        fitted.digest,
+        {**metrics.get(model.name, {}), "baseline": metrics.get("seasonal_naive", {})},
+    )
+    with database.begin() as connection:
+        forecasts.save_model(connection, row)
+    return dg.MaterializeResult(
+        metadata={
+            **effort.metadata(),
+            "dagster/row_count": 1,
+            "hours_seen": len(load),
+            "accuracy": dg.MetadataValue.md(_accuracy_table(metrics)),
+        },
+        data_version=dg.DataVersion(fitted.digest),
+    )
+
+
+@dg.asset(
+    group_name="forecasts",
+    deps=["fct_series__hourly", region_load_model_daily],
+    partitions_def=hourly,
+    backfill_policy=ONE_RUN,
+    owners=[OWNER],
+    kinds={"python", "prophet"},
+    freshness_policy=HOURLY_FRESHNESS,
+    metadata={"dagster/table_name": "forecast.point", "dagster/column_schema": _POINT_COLUMNS},
+)
+def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
+    """The region's load for the next 24 hours: Prophet, a lower rung where it cannot answer; seasonal naive beside."""
+    effort = Effort()
+    with effort.importing():
+        from energy_cloud_dagster.domain.forecasting import (
+            fitted_from_text,
+            ladder,
+            seasonal_naive,
+            temperature_outlook,
+        )
+    region = load_settings().region
+    key = load_key(region)
+    found: dict[datetime, dict[str, Any]] = {}
+    for hour in hours_in(context.partition_time_window):
+        now, origin = run_time(hour), hour + HOUR
+        with database.begin() as connection:
+            timezone = registry.find_region(connection, region).timezone
+            load, temperature = _region_history(connection, region, now)
+            stored = forecasts.newest_model(connection, key, "prophet", now)
+            outlook = temperature_outlook(temperature, origin=origin, horizon=HORIZON_HOURS)
+            champion = ladder(
+                fitted_from_text(stored.artifact) if stored else None,
+                load,
+                outlook.regressors,
+                origin,
+                HORIZON_HOURS,
+                timezone,
+                notes=outlook.notes,
+            )
+            points = _points(key, now, champion, chosen=True)
+            if not load.empty:
+                beside = seasonal_naive(load, origin=origin, horizon=HORIZON_HOURS, timezone=timezone)
+                points += _points(key, now, beside, chosen=False) if beside.model != champion.model else []
+            forecasts.replace_points(connection, key, now, points)
+        found[hour] = _described(points, [champion])
+    plot = {} if load.empty else {"plot_of_last_hour": _load_plot(load, champion, beside)}
+    return result(context, effort, found, plot)
+
+
+@dg.asset(
+    group_name="forecasts",
+    deps=["fct_series__hourly"],
+    partitions_def=hourly,
+    backfill_policy=ONE_RUN,
+    owners=[OWNER],
+    kinds={"python"},
+    freshness_policy=HOURLY_FRESHNESS,
+    metadata={"dagster/table_name": "forecast.point", "dagster/column_schema": _POINT_COLUMNS},
+)
+def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
+    """Load and PV of every home for the next 24 hours, from similar days."""
+    effort = Effort()
+    with effort.importing():
+        from energy_cloud_dagster.domain.forecasting import site_load, site_pv
+    region = load_settings().region
+    found: dict[datetime, dict[str, Any]] = {}
+    for hour in hours_in(context.partition_time_window):
+        now, origin = run_time(hour), hour + HOUR
+        with database.begin() as connection:
+            timezone = registry.find_region(connection, region).timezone
+            homes = [one for one in registry.participants(connection, region) if one.kind == "prosumer"]
+            rows = marts.history(connection, region, ("load", "pv"), origin - timedelta(days=SITE_DAYS), origin, now)
+            history = _by_participant(rows)
+            points: list[IssuedPoint] = []
+            issued = []
+            for home in homes:
+                for role, rule in (("load", site_load), ("pv", site_pv)):
+                    forecast = rule(
+                        history[home.participant_id, role], origin=origin, horizon=HORIZON_HOURS, timezone=timezone
+                    )
+                    issued.append(forecast)
+                    points += _points(f"site/{home.participant_id}/{role}", now, forecast, chosen=True)
+            forecasts.replace_points(connection, "site/", now, points)
+        found[hour] = _described(points, issued)
+    return result(context, effort, found)
+
+
+@dg.asset(
+    group_name="forecasts",
+    deps=["fct_series__hourly"],
+    partitions_def=hourly,
+    backfill_policy=ONE_RUN,
+    owners=[OWNER],
+    kinds={"python"},
+    freshness_policy=HOURLY_FRESHNESS,
+    metadata={"dagster/table_name": "forecast.point", "dagster/column_schema": _POINT_COLUMNS},
+)
+def generation_availability_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
+    """The fraction of capacity that sun and wind will allow every plant of the VPPs in the next 24 hours."""
+    effort = Effort()
+    with effort.importing():
+        from energy_cloud_dagster.domain.forecasting import solar_availability, wind_availability
+    region = load_settings().region
+    found: dict[datetime, dict[str, Any]] = {}
+    for hour in hours_in(context.partition_time_window):
+        now, origin = run_time(hour), hour + HOUR
+        with database.begin() as connection:
+            timezone = registry.find_region(connection, region).timezone
+            owned = vpps.resources(connection, [one.vpp_id for one in vpps.in_region(connection, region)])
+            plants = [plant for each in owned.values() for plant in each if plant.type in ("solar", "wind")]
+            history = _by_device(
+                marts.history(connection, region, ("solar", "wind"), origin - timedelta(days=RESOURCE_DAYS), origin, now)
+            )
+            points: list[IssuedPoint] = []
+            issued = []
+            for plant in plants:
+                fraction = history[plant.device_id or ""] / plant.capacity_kw
+                forecast = (
+                    solar_availability(fraction, origin=origin, horizon=HORIZON_HOURS, timezone=timezone)
+                    if plant.type == "solar"
+                    else wind_availability(fraction, origin=origin, horizon=HORIZON_HOURS)
+                )
+                issued.append(forecast)
+                points += _points(availability_key(plant.vpp_id, plant.resource_id), now, forecast, chosen=True)
+            forecasts.replace_points(connection, "resource/", now, points)
+        found[hour] = _described(points, issued)
+    return result(context, effort, found)
+
+
+def _region_history(connection: sa.Connection, region: str, now: datetime) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+    """Return the region's load (kWh) and temperature (°C) by hour as known at ``now``."""
+    start = now - timedelta(weeks=TRAINING_WEEKS)
+    rows = marts.history(connection, region, ("region_load", "temperature"), start, hour_start(now), now)
+    return (
+        _series((row.hour, row.energy_kwh) for row in rows if row.role == "region_load"),
+        _series((row.hour, row.mean_value) for row in rows if row.role == "temperature"),
+    )
+
+
+def _series(pairs: Iterable[tuple[datetime, float | None]]) -> "pd.Series[float]":
+    import pandas as pd
+
+    known = [(hour, value) for hour, value in pairs if value is not None]
+    index = pd.DatetimeIndex([hour for hour, _ in known], tz="UTC")
+    return pd.Series([value for _, value in known], index=index, dtype="float64")
+
+
+def _by_participant(rows: Iterable[marts.SeriesHour]) -> Mapping[tuple[str, str], "pd.Series[float]"]:
+    pairs: dict[tuple[str, str], list[tuple[datetime, float | None]]] = defaultdict(list)
+    for row in rows:
+        pairs[row.participant_id or "", row.role].append((row.hour, row.energy_kwh))
+    return _Histories({key: _series(sorted(found)) for key, found in pairs.items()})
+
+
+def _by_device(rows: Iterable[marts.SeriesHour]) -> Mapping[str, "pd.Series[float]"]:
+    pairs: dict[str, list[tuple[datetime, float | None]]] = defaultdict(list)
+    for row in rows:
+        pairs[row.device_id].append((row.hour, row.energy_kwh))
+    return _Histories({key: _series(sorted(found)) for key, found in pairs.items()})
+
+
+class _Histories(dict[Any, Any]):
+    """Histories by key; one that was never measured is empty, so that the ladder answers and says so."""
+
+    def __missing__(self, key: Any) -> "pd.Series[float]":
+        return _series(())
+
+
+def _points(key: str, now: datetime, forecast: "Forecast", *, chosen: bool) -> list[IssuedPoint]:
+    return [
+        IssuedPoint(
+            key, now, forecast.model, ts.to_pydatetime(), float(p10), float(p50), float(p90), chosen, forecast.rung
+        )
+        for ts, p10, p50, p90 in zip(forecast.index, forecast.p10, forecast.p50, forecast.p90, strict=True)
+    ]
+
+
+def _described(points: list[IssuedPoint], issued: list["Forecast"]) -> dict[str, Any]:
+    """Return an hour's metadata: rows, digest, rungs, and what the forecasts say about themselves."""
+    rungs: dict[str, int] = defaultdict(int)
+    for forecast in issued:
+        rungs[f"{forecast.model} ({forecast.rung})"] += 1
+    notes = sorted({note for forecast in issued for note in forecast.notes})
+    return {
+        "dagster/partition_row_count": len(points),
+        "forecasts": dict(rungs),
+        "notes": notes[:20],
+        "digest": rows_digest(points),
+    }
+
+
+def _accuracy_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| model | hours | MAPE % | MASE | bias kWh | P10-P90 coverage |", "|---|---|---|---|---|---|"]
+    for name, one in metrics.items():
+        figures = [one[field] for field in ("mape", "mase", "bias", "coverage")]
+        cells = [str(one["hours"]), *("-" if figure is None else f"{figure:.3g}" for figure in figures)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "Forecast") -> dg.MarkdownMetadataValue:
+    """Draw the last three days of load and the forecasts of the next."""
+    figure = new_figure()
+    axes = figure.subplots()
+    recent = load[load.index >= champion.index[0] - timedelta(days=3)]
+    axes.plot(recent.index, recent.to_numpy(), color="black", linewidth=1.2, label="measured")
+    axes.plot(champion.index, champion.p50, color="tab:blue", label=f"{champion.model} P50")
+    axes.fill_between(champion.index, champion.p10, champion.p90, color="tab:blue", alpha=0.2, label="P10 to P90")
+    axes.plot(beside.index, beside.p50, color="tab:orange", linestyle="--", linewidth=1, label=beside.model)
+    axes.set_ylabel("load, kWh per hour")
+    axes.legend(loc="upper left", ncols=4, fontsize="small")
+    return picture(figure)

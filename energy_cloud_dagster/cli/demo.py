@@ -1,0 +1,92 @@
+"""`energy-cloud demo`: the main job, once, on embedded real parts and measured data."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from energy_cloud_dagster.cli.console import Stages
+from energy_cloud_dagster.domain.intervals import HOUR
+
+if TYPE_CHECKING:
+    from energy_cloud_dagster.settings import Settings
+
+#: First settled hour of the demo's calendar: midnight in Seoul.
+FIRST_DELIVERY: Final = datetime(2026, 4, 5, 15, tzinfo=UTC)
+#: Partitions before it that only clear the market for it.
+_LEAD: Final = 2 * HOUR
+
+
+def demo(
+    hours: Annotated[int, typer.Option(min=1, max=168, help="Hours of delivery to settle.")] = 24,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, as `up` does.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Replay measured data over real MQTT and OPC UA, run the hourly pipeline, settle on a chain, and report.
+
+    Example: energy-cloud demo --hours 6
+    """
+    from energy_cloud_dagster.cli import bringup, report
+    from energy_cloud_dagster.settings import load_settings
+
+    started = time.perf_counter()
+    console = Console(stderr=as_json, highlight=False)
+    stages = Stages(console)
+    given = load_settings(replay=True, automation="stopped")
+    with ExitStack() as stack:
+        with stages.stage("Start database, broker and chain"):
+            settings, parts = stack.enter_context(bringup.running(given))
+        report.banner(console, parts.running)
+        found = _run(settings, stages, hours)
+        found["seconds"] = {**stages.seconds, "Whole demo": time.perf_counter() - started}
+        if as_json:
+            typer.echo(report.as_json(found))
+        else:
+            report.show(console, found)
+        if keep:
+            from energy_cloud_dagster.cli.up import stay
+
+            stay(settings, console)
+
+
+def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:
+    """Run all stages and return what the report says."""
+    from energy_cloud_dagster.cli import bringup, pipeline, report
+    from energy_cloud_dagster.cli.replay import replay
+
+    first = FIRST_DELIVERY - _LEAD
+    end = FIRST_DELIVERY + hours * HOUR
+    history_start = first - bringup.HISTORY
+    with stages.stage("Migrate the database and register the community"):
+        password = bringup.prepare(settings, history_start)
+    with stages.stage("Load eight weeks of history", bringup.HISTORY.days) as progress:
+        history = bringup.load_history(settings, history_start, first, progress)
+    total = int((end - first) / HOUR)
+    with stages.stage(f"Replay {total} hours over MQTT and OPC UA") as progress:
+        replayed = replay(settings, first, end, progress)
+    with stages.stage("Import the pipeline (Dagster, dbt, Great Expectations)"):
+        from energy_cloud_dagster.definitions import defs  # noqa: F401
+    with pipeline.instance() as instance:
+        with stages.stage("Validate the history and build its marts"):
+            pipeline.validate_history(history_start, first)
+        with stages.stage("Fit the load model"):
+            day = (first - timedelta(days=1)).replace(hour=0)
+            pipeline.fit_day(instance, day)
+        with stages.stage(f"Run the hourly pipeline for {total} hours, from meter to chain"):
+            run_id = pipeline.run_hours(instance, first, end - HOUR)
+        efforts = pipeline.work_seconds(instance, run_id)
+    with stages.stage("Verify every trade from database and chain"):
+        audited = report.audit(settings, FIRST_DELIVERY, end)
+    return report.gather(settings, FIRST_DELIVERY, end) | {
+        "history_rows": history,
+        "replayed": replayed,
+        "audit": audited,
+        "run": run_id,
+        "efforts": efforts,
+        "admin_password": password,
+    }

@@ -1,0 +1,166 @@
+"""`energy-cloud up`: everything, and it stays."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from energy_cloud_dagster.domain.intervals import HOUR, hour_start
+
+if TYPE_CHECKING:
+    from energy_cloud_dagster.embedded.supervise import Child
+    from energy_cloud_dagster.settings import Settings
+
+#: Hours before the first start that the schedules work through, so that there is something to see at once.
+_BACKLOG: Final = timedelta(hours=12)
+_READY_SECONDS: Final = 180.0
+
+
+def up(
+    port_base: Annotated[
+        int | None, typer.Option(min=1024, max=65000, help="API on this port, Dagster, MQTT and chain on the next.")
+    ] = None,
+) -> None:
+    """Start everything and stay: parts, ingest, simulated fleet, Dagster with schedules and sensors, API.
+
+    Prints READY on a line of its own when all of it answers. Ctrl-C stops all; started again it goes on where it was.
+
+    Example: energy-cloud up --port-base 9000
+    """
+    from energy_cloud_dagster.cli import bringup, report
+    from energy_cloud_dagster.settings import load_settings
+
+    given = load_settings(automation="running", **({"port_base": port_base} if port_base else {}))
+    console = Console(highlight=False)
+    with bringup.running(given) as (settings, parts):
+        report.banner(console, parts.running)
+        stay(settings, console)
+
+
+def stay(settings: Settings, console: Console) -> None:
+    """Run all processes on ``settings`` until SIGINT or SIGTERM; one that ends is started again."""
+    from energy_cloud_dagster.adapters import registry
+    from energy_cloud_dagster.adapters.database import make_engine
+    from energy_cloud_dagster.cli import attached, bringup, pipeline
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    now = datetime.now(UTC)
+    password = bringup.prepare(settings, now)
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=1)
+    with engine.begin() as connection:
+        since = registry.operating_since(connection, settings.region)
+    if since is None:
+        since = hour_start(now)
+        first = since - _BACKLOG
+        console.print("First start: eight weeks of history, and the model's first fit ...", soft_wrap=True)
+        bringup.load_history(settings, first - bringup.HISTORY, since, lambda _: None)
+        pipeline.validate_history(first - bringup.HISTORY, first)
+        with pipeline.instance() as instance:
+            pipeline.fit_day(instance, (first - timedelta(days=1)).replace(hour=0))
+        with engine.begin() as connection:
+            registry.start_operating(connection, settings.region, first)
+    engine.dispose()
+    plant_port = bringup.plant_port(settings)
+    opcua = f"opc.tcp://127.0.0.1:{plant_port}/energy-cloud/"
+    with ExitStack() as stack:
+        remembered = attached.remember(settings)
+        stack.callback(lambda: remembered.unlink(missing_ok=True))
+        children = _children(settings, plant_port, opcua, since)
+        for child, ready in children:
+            stack.callback(child.stop)
+            child.start()
+            child.wait_until_ready(ready, timeout=_READY_SECONDS)
+            console.print(f"[green]✓[/] {child.name} [dim]{child.log}[/]", soft_wrap=True)
+        host = settings.bind_host
+        console.print(f"API      http://{host}:{settings.port('api')}/docs", soft_wrap=True)
+        console.print(f"Dagster  http://{host}:{settings.port('dagster')}", soft_wrap=True)
+        console.print(f"Ticks    {settings.tick_cron} (UTC), hours from {since:%Y-%m-%d %H:%M} on", soft_wrap=True)
+        if password:
+            console.print(f"Account  admin, password {password} (shown this once)", soft_wrap=True)
+        console.print("READY")
+        sys.stdout.flush()
+        _watch(stop, [child for child, _ in children], console)
+        console.print("Stopping ...")
+
+
+def _children(
+    settings: Settings, plant_port: int, opcua: str, since: datetime
+) -> list[tuple[Child, Callable[[], bool]]]:
+    """Return the processes in the order in which they start, each with what shows that it is ready."""
+    from energy_cloud_dagster.cli import bringup
+    from energy_cloud_dagster.embedded.claims import accepts, require_free_port
+
+    api, ui, code = settings.port("api"), settings.port("dagster"), bringup.code_port(settings)
+    require_free_port("The API", api, "ENERGY_CLOUD_API_PORT")
+    require_free_port("Dagster", ui, "ENERGY_CLOUD_DAGSTER_PORT")
+    workspace = bringup.write_workspace(settings, code)
+    ingest = bringup.command("ingest", settings)
+    fleet = bringup.command(
+        "simulate", settings, "--plant-port", str(plant_port), "--since", f"{since:%Y-%m-%dT%H:%M:%SZ}"
+    )
+    scada = bringup.command("scada", settings, ENERGY_CLOUD_OPCUA_URL=opcua)
+    serve = bringup.command("serve", settings, "--port", str(api))
+    code_server = bringup.module(
+        "dagster-code",
+        settings,
+        "dagster",
+        "code-server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(code),
+        "-m",
+        "energy_cloud_dagster.definitions",
+    )
+    webserver = bringup.module(
+        "dagster-webserver",
+        settings,
+        "dagster_webserver",
+        "-h",
+        settings.bind_host,
+        "-p",
+        str(ui),
+        "-w",
+        str(workspace),
+    )
+    daemon = bringup.module("dagster-daemon", settings, "dagster._daemon", "run", "-w", str(workspace))
+    return [
+        (ingest, lambda: "ingest_ready" in ingest.tail(50)),
+        (fleet, lambda: "READY" in fleet.tail(50)),
+        (scada, lambda: "scada_ready" in scada.tail(50)),
+        (serve, lambda: accepts(api)),
+        (code_server, lambda: accepts(code)),
+        (webserver, lambda: accepts(ui)),
+        (daemon, lambda: "Instance is configured" in daemon.tail(80) or "SchedulerDaemon" in daemon.tail(80)),
+    ]
+
+
+def _watch(stop: threading.Event, children: list[Child], console: Console) -> None:
+    """Wait for the signal; a process that ended is named and started again, more slowly each time."""
+    failures = dict.fromkeys((child.name for child in children), 0)
+    while not stop.wait(1.0):
+        for child in children:
+            if child.alive:
+                continue
+            failures[child.name] += 1
+            console.print(
+                f"[yellow]{child.name} ended ({child.returncode}): {child.last_line()}; starting it again[/]",
+                soft_wrap=True,
+            )
+            if stop.wait(min(2.0 ** failures[child.name], 60.0)):
+                return
+            child.start()
+
+
+__all__ = ["HOUR", "stay", "up"]

@@ -1,0 +1,78 @@
+"""Entry of orchestration: everything that Dagster knows, assets listed in flow order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+# single-run backfills and partitioned checks are what hours in one run rest on; Dagster marks them as beta and preview
+for _category in (dg.BetaWarning, dg.PreviewWarning):
+    warnings.filterwarnings("ignore", category=_category)
+
+from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly  # noqa: E402
+from energy_cloud_dagster.assets.evidence import trade_evidence_hourly  # noqa: E402
+from energy_cloud_dagster.assets.forecasts import (  # noqa: E402
+    generation_availability_hourly,
+    region_load_forecast_hourly,
+    region_load_model_daily,
+    site_forecast_hourly,
+)
+from energy_cloud_dagster.assets.market import market_clearing_hourly  # noqa: E402
+from energy_cloud_dagster.assets.marts import build_marts  # noqa: E402
+from energy_cloud_dagster.assets.prices import outside_prices_hourly, price_feed  # noqa: E402
+from energy_cloud_dagster.assets.readings import (  # noqa: E402
+    mqtt_meters,
+    raw_readings_hourly,
+    registry_device,
+    registry_series,
+    scada_turbines,
+    validated_readings_hourly,
+)
+from energy_cloud_dagster.assets.settlement import settlement_batch_hourly  # noqa: E402
+from energy_cloud_dagster.checks import delivery, readings  # noqa: E402
+from energy_cloud_dagster.resources import Chain, Database, Dbt  # noqa: E402
+from energy_cloud_dagster.resources.dbt import manifest_path  # noqa: E402
+from energy_cloud_dagster.schedules import JOBS, SCHEDULES  # noqa: E402
+from energy_cloud_dagster.sensors import SENSORS  # noqa: E402
+from energy_cloud_dagster.settings import load_settings  # noqa: E402
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the definitions; tests hand in resources of their own."""
+    return dg.Definitions(
+        assets=[
+            # where it comes from
+            mqtt_meters,
+            scada_turbines,
+            registry_device,
+    registry_series,
+            price_feed,
+            # what arrived, and what can be relied on
+            raw_readings_hourly,
+            outside_prices_hourly,
+            validated_readings_hourly,
+            build_marts(manifest_path(load_settings())),
+            # what comes next
+            region_load_model_daily,
+            region_load_forecast_hourly,
+            generation_availability_hourly,
+            site_forecast_hourly,
+            # what to do
+            dispatch_plan_hourly,
+            market_clearing_hourly,
+            # what is owed, and the proof
+            settlement_batch_hourly,
+            trade_evidence_hourly,
+        ],
+        asset_checks=[*readings.CHECKS, delivery.delivery_may_be_settled],
+        jobs=JOBS,
+        schedules=SCHEDULES,
+        sensors=SENSORS,
+        resources={"database": Database(), "chain": Chain(), "dbt": Dbt(), **(resource_overrides or {})},
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,71 @@
+"""What the clock starts: the hourly tick, which catches up missed hours in order, and the daily fit."""
+
+from datetime import UTC, timedelta
+from typing import Any, Final
+
+import dagster as dg
+
+from energy_cloud_dagster.adapters import registry, validation
+from energy_cloud_dagster.assets.forecasts import region_load_model_daily
+from energy_cloud_dagster.domain.errors import EnergyCloudError
+from energy_cloud_dagster.domain.intervals import HOUR, rfc3339
+from energy_cloud_dagster.partitions import hour_key, hourly, range_tags
+from energy_cloud_dagster.resources import Database
+from energy_cloud_dagster.sensors.automation import settlement_retry, working
+from energy_cloud_dagster.settings import load_settings
+
+_settings = load_settings()
+_STATUS: Final = (
+    dg.DefaultScheduleStatus.RUNNING if _settings.automation == "running" else dg.DefaultScheduleStatus.STOPPED
+)
+
+hourly_job = dg.define_asset_job(
+    "hourly",
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(region_load_model_daily),
+    executor_def=dg.in_process_executor,
+    description="One hour from meter to chain, or a range of hours in one run. One process: imports are paid once.",
+)
+daily_fit_job = dg.define_asset_job(
+    "daily_fit",
+    selection=dg.AssetSelection.assets(region_load_model_daily),
+    executor_def=dg.in_process_executor,
+    description="Fits the region's load model on what is known at the end of the day.",
+)
+
+
+@dg.schedule(
+    job=hourly_job, cron_schedule=_settings.tick_cron, execution_timezone="UTC", default_status=_STATUS
+)
+def hourly_tick(context: dg.ScheduleEvaluationContext, database: Database) -> dg.RunRequest | dg.SkipReason:
+    """Works on every hour that is due, oldest first, as one run of neighbouring hours."""
+    if working(context.instance, "hourly", "settlement_retry"):
+        return dg.SkipReason("the last run is still at work")
+    now = context.scheduled_execution_time.astimezone(UTC)
+    try:
+        with database.begin() as connection:
+            region = registry.find_region(connection, _settings.region)
+            due = validation.due_hours(connection, region.region_id, region.market_id, now, _settings.catchup_hours)
+    except EnergyCloudError as error:
+        return dg.SkipReason(str(error))
+    if not due:
+        return dg.SkipReason(f"no hour is due at {rfc3339(now)}")
+    last = due[0]
+    while last + HOUR in due:
+        last += HOUR
+    run_key = f"tick-{rfc3339(now)}"
+    if last == due[0]:
+        return dg.RunRequest(run_key=run_key, partition_key=hour_key(last))
+    return dg.RunRequest(run_key=run_key, tags=range_tags(due[0], last))
+
+
+@dg.schedule(job=daily_fit_job, cron_schedule="7 0 * * *", execution_timezone="UTC", default_status=_STATUS)
+def daily_fit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Fits on the day that has just ended."""
+    day = (context.scheduled_execution_time.astimezone(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")
+    return dg.RunRequest(run_key=f"fit-{day}", partition_key=day)
+
+
+JOBS: Final[list[Any]] = [hourly_job, daily_fit_job, settlement_retry]
+SCHEDULES: Final = [hourly_tick, daily_fit]
+
+__all__ = ["JOBS", "SCHEDULES", "hourly"]
