@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,28 @@ if TYPE_CHECKING:
     from energy_cloud_dagster.embedded.broker import EmbeddedBroker
     from energy_cloud_dagster.embedded.chain import EmbeddedChain
     from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
+
+
+#: Set where every part is installed: a test that is skipped all the same has lost its reason, and fails.
+NO_SKIPS = os.environ.get("ENERGY_CLOUD_TEST_NO_SKIPS") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _not_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _not_skipped((yield))
+
+
+def _not_skipped[Report: (pytest.TestReport, pytest.CollectReport)](report: Report) -> Report:
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason}; ENERGY_CLOUD_TEST_NO_SKIPS=1 allows no skips"
+    return report
 
 
 @pytest.fixture(scope="session")
