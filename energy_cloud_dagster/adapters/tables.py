@@ -1,4 +1,4 @@
-"""The tables that Alembic owns. Every repository builds its statements from these; a test compares them with migrations.
+"""The tables that Alembic owns. Repositories build their statements from these; a test compares them with migrations.
 
 Times are ``timestamptz`` in UTC; ``*_kwh``, ``*_kw`` are floats of measured or planned quantities; ``*_wh`` and
 ``*_micro`` are integers (settled energy, and money in 10⁻⁶ of the market's currency).

@@ -238,3 +238,9 @@ def newest_hour(connection: sa.Connection, region_id: str) -> datetime | None:
     return connection.execute(
         sa.select(sa.func.max(checked_hour.c.hour)).where(checked_hour.c.region_id == region_id)
     ).scalar()
+
+
+def analyze(connection: sa.Connection) -> None:
+    """Bring the planner's statistics up to date after a bulk load: without them it joins a history row by row."""
+    for table in (reading, valid_reading, series, device):
+        connection.execute(sa.text(f"analyze {table.fullname}"))

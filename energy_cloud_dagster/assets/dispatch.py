@@ -17,7 +17,16 @@ from energy_cloud_dagster.assets.forecasts import (
     region_load_forecast_hourly,
 )
 from energy_cloud_dagster.assets.prices import outside_prices_hourly
-from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, columns, new_figure, picture, result
+from energy_cloud_dagster.assets.report import (
+    HOURLY_FRESHNESS,
+    OWNER,
+    Effort,
+    columns,
+    load_plotting,
+    new_figure,
+    picture,
+    result,
+)
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.domain.units import MICRO
@@ -57,6 +66,7 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
     """Least-cost plan of every VPP from the hour after on: PuLP and HiGHS, from the measured state of charge."""
     effort = Effort()
     with effort.importing():
+        load_plotting()
         import highspy  # noqa: F401
         import pulp  # noqa: F401
 
@@ -107,9 +117,7 @@ def _problem(connection: sa.Connection, vpp_id: str, region: str, now: datetime,
         one.ts: one.p50 for one in forecasts.issued(connection, now, prefixes=(load_key(region),)) if one.ts in ahead
     }
     if len(load) != len(ahead):
-        raise dg.Failure(
-            f"no load was forecast at {rfc3339(now)}; materialise region_load_forecast_hourly first"
-        )
+        raise dg.Failure(f"no load was forecast at {rfc3339(now)}; materialise region_load_forecast_hourly first")
     resources = vpps.resources(connection, [vpp_id])[vpp_id]
     return {
         "start": rfc3339(start),

@@ -16,6 +16,7 @@ from energy_cloud_dagster.assets.report import (
     OWNER,
     Effort,
     columns,
+    load_plotting,
     new_figure,
     picture,
     result,
@@ -143,6 +144,7 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
     """The region's load for the next 24 hours: Prophet, a lower rung where it cannot answer; seasonal naive beside."""
     effort = Effort()
     with effort.importing():
+        load_plotting()
         from energy_cloud_dagster.domain.forecasting import (
             fitted_from_text,
             ladder,
@@ -240,7 +242,9 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
             owned = vpps.resources(connection, [one.vpp_id for one in vpps.in_region(connection, region)])
             plants = [plant for each in owned.values() for plant in each if plant.type in ("solar", "wind")]
             history = _by_device(
-                marts.history(connection, region, ("solar", "wind"), origin - timedelta(days=RESOURCE_DAYS), origin, now)
+                marts.history(
+                    connection, region, ("solar", "wind"), origin - timedelta(days=RESOURCE_DAYS), origin, now
+                )
             )
             points: list[IssuedPoint] = []
             issued = []
@@ -258,7 +262,9 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
     return result(context, effort, found)
 
 
-def _region_history(connection: sa.Connection, region: str, now: datetime) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+def _region_history(
+    connection: sa.Connection, region: str, now: datetime
+) -> tuple["pd.Series[float]", "pd.Series[float]"]:
     """Return the region's load (kWh) and temperature (°C) by hour as known at ``now``."""
     start = now - timedelta(weeks=TRAINING_WEEKS)
     rows = marts.history(connection, region, ("region_load", "temperature"), start, hour_start(now), now)

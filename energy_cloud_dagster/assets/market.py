@@ -11,7 +11,16 @@ from energy_cloud_dagster.adapters.evidence import save_steps
 from energy_cloud_dagster.adapters.markets import ClearingRow, OutsidePrice
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
 from energy_cloud_dagster.assets.forecasts import site_forecast_hourly
-from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, columns, new_figure, picture, result
+from energy_cloud_dagster.assets.report import (
+    HOURLY_FRESHNESS,
+    OWNER,
+    Effort,
+    columns,
+    load_plotting,
+    new_figure,
+    picture,
+    result,
+)
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.audit.evidence import clearing_digest, orders_digest
 from energy_cloud_dagster.domain.intervals import HOUR, delivery_cleared_by, gate_closure, rfc3339
@@ -49,8 +58,10 @@ _WH_PER_KWH: Final = 1000
     },
 )
 def market_clearing_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
-    """Clear the delivery whose gate closes now: homes trade what they expect to have left or lack, VPPs their surplus."""
+    """Clear the delivery whose gate closes now: homes trade what they will have left or lack, VPPs their surplus."""
     effort = Effort()
+    with effort.importing():
+        load_plotting()
     region = load_settings().region
     found: dict[datetime, dict[str, Any]] = {}
     shown: tuple[datetime, Clearing] | None = None

@@ -1,6 +1,5 @@
 """The marts: dbt's models as assets and dbt's tests as asset checks, built in this process for the hours of the run."""
 
-import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,9 +26,7 @@ class Translator(DagsterDbtTranslator):
         """Return the model's name, and the names that the sources have as assets."""
         if dbt_resource_props["resource_type"] == "source":
             validated = dbt_resource_props["source_name"] == "validated"
-            return dg.AssetKey(
-                "validated_readings_hourly" if validated else f"registry_{dbt_resource_props['name']}"
-            )
+            return dg.AssetKey("validated_readings_hourly" if validated else f"registry_{dbt_resource_props['name']}")
         return dg.AssetKey(dbt_resource_props["name"])
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:  # noqa: ARG002
@@ -62,7 +59,7 @@ def build_marts(manifest: Path) -> dg.AssetsDefinition:
         """Replace the run's hours in every mart."""
         effort = Effort()
         with effort.importing():
-            importlib.import_module("dbt.cli.main")
+            dbt.prepare()
         window = context.partition_time_window
         built = list(dbt.build({"start_hour": rfc3339(window.start), "end_hour": rfc3339(window.end)}))
         failed = [node for node in built if not node.ok and not node.unique_id.startswith("test.")]
@@ -77,10 +74,16 @@ def build_marts(manifest: Path) -> dg.AssetsDefinition:
         with database.begin() as connection:
             for node in built:
                 if node.unique_id in models:
-                    yield _materialized(context, connection, *models[node.unique_id], effort.metadata())
+                    yield _materialized(context, connection, *models[node.unique_id], _effort(effort, node))
         yield from _checked(context, parsed, translator, built)
 
     return marts_hourly
+
+
+def _effort(effort: Effort, node: NodeResult) -> dict[str, float]:
+    """Return a model's own seconds as its work, and those of the whole build, which all models share."""
+    whole = effort.metadata()
+    return whole | {"work_seconds": round(node.seconds, 3), "build_seconds": whole["work_seconds"]}
 
 
 def _materialized(

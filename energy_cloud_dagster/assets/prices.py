@@ -11,7 +11,7 @@ from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, 
 from energy_cloud_dagster.domain.audit.canonical import rows_digest
 from energy_cloud_dagster.domain.intervals import HOUR, hours, run_time
 from energy_cloud_dagster.domain.units import KRW_PER_EUR, KRW_PER_USD, to_micro
-from energy_cloud_dagster.partitions import ONE_RUN, hourly, hours_in
+from energy_cloud_dagster.partitions import FIRST_HOUR, ONE_RUN, hourly, hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -49,6 +49,8 @@ price_feed = dg.AssetSpec(
 def outside_prices_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """Import and export prices of the next 26 hours, as published at the hour's now."""
     effort = Effort()
+    with effort.importing():
+        sample_prices("", FIRST_HOUR, FIRST_HOUR + HOUR, FIRST_HOUR)
     region = load_settings().region
     found: dict[datetime, dict[str, Any]] = {}
     with database.begin() as connection:
@@ -65,7 +67,7 @@ def outside_prices_hourly(context: dg.AssetExecutionContext, database: Database)
 
 
 def sample_prices(market_id: str, start: datetime, end: datetime, published_at: datetime) -> list[OutsidePrice]:
-    """Return the sample's prices of ``[start, end)``, converted by constants; the export price stays under the tariff."""
+    """Return the sample's prices of ``[start, end)``; constants convert them, export stays under import."""
     from energy_cloud_dagster.sample_data import series
 
     tariff = series("market/tariff_usd_per_kwh", start, end)

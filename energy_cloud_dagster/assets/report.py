@@ -77,6 +77,11 @@ def columns(**described: str) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name, description=text) for name, text in described.items()])
 
 
+def load_plotting() -> None:
+    """Import what draws, and draw once: the first figure of a process looks for fonts."""
+    picture(new_figure(1.0, 1.0))
+
+
 def new_figure(width: float = 8.0, height: float = 3.2) -> Figure:
     """Return an empty figure of matplotlib's non-interactive kind."""
     from matplotlib.figure import Figure

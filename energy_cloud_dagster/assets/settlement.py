@@ -79,6 +79,7 @@ def settlement_batch_hourly(
     effort = Effort()
     with effort.importing():
         client = chain.client()
+        context.log.debug("settling on chain %s", client.chain_id)
     region = load_settings().region
     found: dict[datetime, dict[str, Any]] = {}
     for hour in hours_in(context.partition_time_window):

@@ -6,9 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+#: Columns of what is piped or logged: without a terminal there is no width to ask for.
+_PIPED_WIDTH: Final = 110
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console as wide as the terminal, or wide enough for the report where there is none."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPED_WIDTH)
 
 
 @dataclass

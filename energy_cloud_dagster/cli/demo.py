@@ -8,16 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
-from energy_cloud_dagster.cli.console import Stages
+from energy_cloud_dagster.cli.console import Stages, plain_console
 from energy_cloud_dagster.domain.intervals import HOUR
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.settings import Settings
 
 #: First settled hour of the demo's calendar: midnight in Seoul.
-FIRST_DELIVERY: Final = datetime(2026, 4, 5, 15, tzinfo=UTC)
+FIRST_DELIVERY: Final = datetime(2026, 5, 5, 15, tzinfo=UTC)
 #: Partitions before it that only clear the market for it.
 _LEAD: Final = 2 * HOUR
 
@@ -35,7 +34,7 @@ def demo(
     from energy_cloud_dagster.settings import load_settings
 
     started = time.perf_counter()
-    console = Console(stderr=as_json, highlight=False)
+    console = plain_console(stderr=as_json)
     stages = Stages(console)
     given = load_settings(replay=True, automation="stopped")
     with ExitStack() as stack:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.panel import Panel
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from energy_cloud_dagster.embedded.parts import RunningPart
     from energy_cloud_dagster.settings import Settings
+
+
+_MONEY_COLUMNS: Final = 4
 
 
 def banner(console: Console, running: Sequence[RunningPart]) -> None:
@@ -186,8 +189,8 @@ def show(console: Console, found: dict[str, Any]) -> None:
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     replayed, audited, prices = found["replayed"], found["audit"], found["prices"]
-    forecast = "   ".join(
-        f"{name}: MAPE {one['mape']} %, in its 80 % band {100 * one['coverage']:.0f} %"
+    forecast = "\n".join(
+        f"{name}: MAPE {one['mape']} % two hours ahead, {100 * one['coverage']:.0f} % within its 80 % band"
         for name, one in sorted(found["forecast"].items(), key=lambda item: item[1]["mape"])
     )
     rejects = ", ".join(f"{count} {reason}" for reason, count in found["rejects"].items()) or "none"
@@ -196,28 +199,17 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         if not audited["broken"]
         else f"[red]{len(audited['broken'])} trades fail: {audited['broken'][0]}[/]"
     )
+    came = f"{replayed['mqtt']:,} over MQTT, {replayed['opcua']:,} over OPC UA"
+    plan, volume = found["plan"], f"{found['trades']} trades, {found['volume_kwh']:,.1f} kWh"
+    held = f"quarantined: {found['rows_quarantined']}   incomplete hours: {len(found['incomplete_hours'])}"
+    cost = f"{plan['cost_first_hour_sum']:,.0f} KRW for the grid over the planned hours"
+    spread = f" at {min(prices):.0f} to {max(prices):.0f} KRW/kWh" if prices else ""
     return [
-        (
-            "Readings",
-            f"{replayed['mqtt']:,} over MQTT, {replayed['opcua']:,} over OPC UA, "
-            f"{found['history_rows']:,} new of history",
-        ),
-        (
-            "Rejected",
-            f"{rejects}   quarantined: {found['rows_quarantined']}"
-            f"   incomplete hours: {len(found['incomplete_hours'])}",
-        ),
-        ("Load forecast", f"two hours ahead   {forecast}"),
-        (
-            "Dispatch",
-            f"grid cost of the planned hours {found['plan']['cost_first_hour_sum']:,.0f} KRW, "
-            f"unmet {found['plan']['unmet_kwh']} kWh",
-        ),
-        (
-            "Market",
-            f"{found['trades']} trades, {found['volume_kwh']:,.1f} kWh"
-            + (f" at {min(prices):.0f} to {max(prices):.0f} KRW/kWh" if prices else ""),
-        ),
+        ("Readings", f"{came}, {found['history_rows']:,} new of history"),
+        ("Rejected", f"{rejects}   {held}"),
+        ("Load forecast", forecast),
+        ("Dispatch", f"{cost}, {plan['unmet_kwh']} kWh unmet"),
+        ("Market", volume + spread),
         ("Settlement", f"{found['settled_hours']} transactions, {found['gas']:,} gas"),
         ("Audit", verdict),
         ("Digests", "   ".join(f"{name} {value[:12]}" for name, value in found["digests"].items())),
@@ -225,11 +217,19 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _show_money(console: Console, found: dict[str, Any]) -> None:
-    table = Table(title="Net of trades and imbalance, KRW", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    names = list(found["net"])
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{float(found['net'][name]):,.0f}" for name in names))
+    table = Table(
+        title="Net of trades and imbalance, KRW (what was earned; all together give zero)",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        show_header=False,
+    )
+    for _ in range(_MONEY_COLUMNS):
+        table.add_column()
+        table.add_column(justify="right")
+    cells = [(name, f"{float(amount):,.0f}") for name, amount in found["net"].items()]
+    for first in range(0, len(cells), _MONEY_COLUMNS):
+        table.add_row(*(cell for pair in cells[first : first + _MONEY_COLUMNS] for cell in pair))
     console.print(table)
 
 

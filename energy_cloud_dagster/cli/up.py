@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from energy_cloud_dagster.domain.intervals import HOUR, hour_start
+from energy_cloud_dagster.cli.console import plain_console
+from energy_cloud_dagster.domain.intervals import hour_start
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.embedded.supervise import Child
@@ -39,7 +40,7 @@ def up(
     from energy_cloud_dagster.settings import load_settings
 
     given = load_settings(automation="running", **({"port_base": port_base} if port_base else {}))
-    console = Console(highlight=False)
+    console = plain_console()
     with bringup.running(given) as (settings, parts):
         report.banner(console, parts.running)
         stay(settings, console)
@@ -161,6 +162,3 @@ def _watch(stop: threading.Event, children: list[Child], console: Console) -> No
             if stop.wait(min(2.0 ** failures[child.name], 60.0)):
                 return
             child.start()
-
-
-__all__ = ["HOUR", "stay", "up"]

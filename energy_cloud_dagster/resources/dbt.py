@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,21 @@ class Dbt(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     url: str = ""
 
+    def prepare(self) -> None:
+        """Import dbt and read the project, so that a build has only its own work to do."""
+        _parsed(target_dir(self._settings()))
+
+    def _settings(self) -> Settings:
+        return load_settings(**({"database_url": self.url} if self.url else {}))
+
     def build(self, variables: dict[str, str], select: str = "") -> Iterator[NodeResult]:
         """Run ``dbt build`` and yield each node's result; a model that fails is a result, not an exception."""
-        settings = load_settings(**({"database_url": self.url} if self.url else {}))
+        settings = self._settings()
         arguments = ["build", *_directories(settings), "--vars", json.dumps(variables)]
         if select:
             arguments += ["--select", select]
         with _environment(settings):
-            outcome = _invoke(arguments)
+            outcome = _invoke(arguments, _parsed(target_dir(settings)))
         for result in outcome:
             yield NodeResult(
                 unique_id=result.node.unique_id,
@@ -89,12 +97,24 @@ def _directories(settings: Settings) -> list[str]:
     return ["--project-dir", project, "--profiles-dir", project, "--target-path", str(folder)]
 
 
-def _invoke(arguments: list[str]) -> Any:
+@lru_cache(maxsize=2)
+def _parsed(folder: Path) -> Any:
+    """Return dbt's manifest, read once a process: other variables would make dbt parse the whole project again.
+
+    Nothing that the variables change is fixed by parsing: they stand in SQL, which is compiled when it is run.
+    """
+    del folder  # the key of the cache: each home has its own
+    settings = load_settings()
+    with _environment(settings):
+        return _invoke(["parse", *_directories(settings)])
+
+
+def _invoke(arguments: list[str], manifest: Any = None) -> Any:
     """Run one dbt command in this process and return its results."""
     from dbt.cli.main import dbtRunner
 
     quiet = ["--quiet", "--no-use-colors", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
-    outcome = dbtRunner().invoke([*quiet, *arguments])
+    outcome = dbtRunner(manifest=manifest).invoke([*quiet, *arguments])
     if outcome.exception is not None:
         raise dg.Failure(f"dbt {arguments[0]} did not run: {outcome.exception}") from outcome.exception
     return outcome.result
