@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import threading
@@ -65,7 +66,7 @@ class Node:
         if self.broken.is_set():
             raise RpcError(-32603, "the node is stopping: a block could not be stored")
         if method == "eth_sendRawTransaction":
-            if len(params) != 1 or not isinstance(params[0], str) or not params[0].startswith("0x"):
+            if len(params) != 1 or not re.fullmatch(r"0x([0-9a-fA-F]{2})+", str(params[0])):
                 raise RpcError(-32602, "eth_sendRawTransaction takes one raw transaction in hex")
             self._append(params[0])
             return self._engine.read("eth_getBlockByNumber", ["latest", False])["transactions"][0]
@@ -95,6 +96,9 @@ class Node:
                 return {"jsonrpc": "2.0", "id": number, "result": self._result(request["method"], params)}
         except RpcError as error:
             return _failure(number, error)
+        except Exception as error:  # noqa: BLE001 - whatever an EVM makes of a strange call, its caller gets an answer
+            sys.stderr.write(f"{request['method']} failed: {error!r}\n")
+            return _failure(number, RpcError(-32603, f"internal error: {type(error).__name__}"))
 
 
 def _failure(number: Any, error: RpcError) -> dict[str, Any]:
@@ -137,6 +141,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # kernel and guardian may both tell us that the parent is gone
     raise KeyboardInterrupt
 
 

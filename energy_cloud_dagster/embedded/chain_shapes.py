@@ -64,7 +64,7 @@ def block(block: Any, mined: list[Mined], full: bool) -> dict[str, Any]:
 def transaction(mined: Mined) -> dict[str, Any]:
     """Return a mined transaction in the shape of ``eth_getTransactionByHash``."""
     made = mined.transaction
-    typed = getattr(made, "type_id", 0)
+    typed = _type(made)
     block = mined.block
     fields: dict[str, Any] = {
         "hash": data(mined.transaction.hash),
@@ -92,9 +92,13 @@ def transaction(mined: Mined) -> dict[str, Any]:
     return fields
 
 
+def _type(made: Any) -> int:
+    return getattr(made, "type_id", None) or 0  # legacy transactions carry None
+
+
 def _price(mined: Mined) -> int:
     made = mined.transaction
-    if getattr(made, "type_id", 0) < 2:
+    if _type(made) < 2:
         return int(made.gas_price)
     base = mined.block.header.base_fee_per_gas
     return int(min(made.max_fee_per_gas, made.max_priority_fee_per_gas + base))
@@ -118,7 +122,7 @@ def receipt(mined: Mined) -> dict[str, Any]:
         "cumulativeGasUsed": quantity(receipt.gas_used),
         "effectiveGasPrice": quantity(_price(mined)),
         "status": quantity(int.from_bytes(receipt.state_root, "big")),
-        "type": quantity(getattr(made, "type_id", 0)),
+        "type": quantity(_type(made)),
         "logsBloom": data(receipt.bloom.to_bytes(256, "big")),
         "logs": list(logs(mined)),
     }
