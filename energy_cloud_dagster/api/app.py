@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
 from energy_cloud_dagster.adapters.database import make_engine
+from energy_cloud_dagster.adapters.logs import configure_logging
 from energy_cloud_dagster.api import errors
 from energy_cloud_dagster.api.context import Context
 from energy_cloud_dagster.api.routers import audit, auth, energy, health, trading, vpp
@@ -74,7 +75,9 @@ def create_app(settings: Settings) -> FastAPI:
 def from_environment() -> FastAPI:
     """Build the API from ``ENERGY_CLOUD_*``: what each worker process of the server calls."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent-watch", daemon=True).start()
-    return create_app(load_settings())
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    return create_app(settings)
 
 
 def _end_with(server: int) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from energy_cloud_dagster.cli import audit, db, demo, dispatch, ingest, scada, schema, serve, simulate, up, user
+from energy_cloud_dagster.cli import audit, db, demo, dispatch, ingest, logs, scada, schema, serve, simulate, up, user
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(user.app, name="user")
 
 def main() -> None:
     """Run the program; what went wrong is one sentence on stderr and exit status 1 (2 for wrong usage)."""
+    logs.before_settings()
     try:
         app()
     except EnergyCloudError as error:

@@ -43,9 +43,11 @@ def remember(settings: Settings) -> Path:
 @contextmanager
 def attached() -> Iterator[Settings]:
     """Yield settings whose parts answer: those that run under the home already, else started until the block ends."""
+    from energy_cloud_dagster.cli import logs
     from energy_cloud_dagster.cli.bringup import running
 
     given = load_settings()
+    logs.configure(given, quiet=True)
     if _free(given):
         with running(given) as (settings, _):
             yield settings

@@ -77,10 +77,12 @@ def use(settings: Settings) -> Path:
 
 def command(name: str, settings: Settings, *arguments: str, **variables: str) -> Child:
     """Return one of this program's own commands as a supervised child."""
+    level = "debug" if settings.log_level == "debug" else "info"
     return Child(
         name,
         [sys.executable, "-m", "energy_cloud_dagster.cli", name, *arguments],
-        env={**os.environ, **child_environment(settings), **variables},
+        # readiness is read from the log: a higher level would hide it
+        env={**os.environ, **child_environment(settings), "ENERGY_CLOUD_LOG_LEVEL": level, **variables},
         log=settings.home / "logs" / f"{name}.log",
     )
 

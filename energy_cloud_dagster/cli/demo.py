@@ -30,13 +30,14 @@ def demo(
 
     Example: energy-cloud demo --hours 6
     """
-    from energy_cloud_dagster.cli import bringup, report
+    from energy_cloud_dagster.cli import bringup, logs, report
     from energy_cloud_dagster.settings import load_settings
 
     started = time.perf_counter()
     console = plain_console(stderr=as_json)
     stages = Stages(console)
     given = load_settings(replay=True, automation="stopped")
+    logs.configure(given, quiet=True)
     with ExitStack() as stack:
         with stages.stage("Start database, broker and chain"):
             settings, parts = stack.enter_context(bringup.running(given))

@@ -19,10 +19,10 @@ def ingest(
 
     Example: energy-cloud ingest --name hall-1
     """
+    from energy_cloud_dagster.cli import logs
     from energy_cloud_dagster.services.ingest import run
-    from energy_cloud_dagster.services.processes import configure_logging
     from energy_cloud_dagster.settings import load_settings
 
     settings = load_settings()
-    configure_logging(settings.log_format, settings.log_level)
+    logs.configure(settings)
     run(settings, client_id=name)

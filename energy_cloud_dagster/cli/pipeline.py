@@ -27,6 +27,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
     for name in ("dagster", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # it calls the absence of plotly, which nothing here needs, an error
+    logging.getLogger("prophet.plot").setLevel(logging.CRITICAL)
     with dg.DagsterInstance.get() as found:
         yield found
 

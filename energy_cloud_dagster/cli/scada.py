@@ -20,10 +20,10 @@ def scada(
 
     Example: energy-cloud scada --tag-map plant.toml
     """
-    from energy_cloud_dagster.services.processes import configure_logging
+    from energy_cloud_dagster.cli import logs
     from energy_cloud_dagster.services.scada_bridge import run
     from energy_cloud_dagster.settings import load_settings
 
     settings = load_settings(**({} if tag_map is None else {"tag_map": tag_map}))
-    configure_logging(settings.log_format, settings.log_level)
+    logs.configure(settings)
     run(settings)

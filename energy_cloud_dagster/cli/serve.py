@@ -27,11 +27,13 @@ def serve(
 
     Example: energy-cloud serve --port 8000
     """
+    from energy_cloud_dagster.cli import logs
     from energy_cloud_dagster.cli.home_database import home_database
     from energy_cloud_dagster.settings import load_settings
 
     given = {"api_port": port, "bind_host": host}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    logs.configure(settings)
     if settings.database_url.get_secret_value():
         _require_migrated(settings.database_url.get_secret_value())
     with home_database(settings, share=False) as filled:

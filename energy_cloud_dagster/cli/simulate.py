@@ -24,11 +24,13 @@ def simulate(
     """
     from datetime import UTC
 
+    from energy_cloud_dagster.cli import logs
     from energy_cloud_dagster.domain.errors import Misconfigured
     from energy_cloud_dagster.services.fleet import FleetOptions, run_live
     from energy_cloud_dagster.settings import load_settings
 
     settings = load_settings()
+    logs.configure(settings)
     if not settings.mqtt_url:
         raise Misconfigured("ENERGY_CLOUD_MQTT_URL is empty; set it to mqtt://host:port of the broker")
     options = FleetOptions(

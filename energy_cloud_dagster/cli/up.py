@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from energy_cloud_dagster.cli.console import plain_console
+from energy_cloud_dagster.cli.console import Stages, plain_console
 from energy_cloud_dagster.domain.intervals import hour_start
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def up(
 
     Example: energy-cloud up --port-base 9000
     """
-    from energy_cloud_dagster.cli import bringup, report
+    from energy_cloud_dagster.cli import bringup, logs, report
     from energy_cloud_dagster.settings import load_settings
 
     given = load_settings(automation="running", **({"port_base": port_base} if port_base else {}))
+    logs.configure(given, quiet=True)
     console = plain_console()
     with bringup.running(given) as (settings, parts):
         report.banner(console, parts.running)
@@ -63,10 +64,12 @@ def stay(settings: Settings, console: Console) -> None:
     if since is None:
         since = hour_start(now)
         first = since - _BACKLOG
-        console.print("First start: eight weeks of history, and the model's first fit ...", soft_wrap=True)
-        bringup.load_history(settings, first - bringup.HISTORY, since, lambda _: None)
-        pipeline.validate_history(first - bringup.HISTORY, first)
-        with pipeline.instance() as instance:
+        stages = Stages(console)
+        with stages.stage("First start: load eight weeks of history", bringup.HISTORY.days) as progress:
+            bringup.load_history(settings, first - bringup.HISTORY, since, progress)
+        with stages.stage("Validate it and build its marts"):
+            pipeline.validate_history(first - bringup.HISTORY, first)
+        with stages.stage("Fit the load model"), pipeline.instance() as instance:
             pipeline.fit_day(instance, (first - timedelta(days=1)).replace(hour=0))
         with engine.begin() as connection:
             registry.start_operating(connection, settings.region, first)
