@@ -40,7 +40,7 @@ _COLOURS: Final = {"solar": "gold", "wind": "tab:cyan", "storage": "tab:green", 
 
 
 @dg.asset(
-    group_name="dispatch",
+    group_name="5_dispatch",
     deps=[region_load_forecast_hourly, generation_availability_hourly, outside_prices_hourly],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,

@@ -17,7 +17,7 @@ from energy_cloud_dagster.settings import load_settings
 
 
 @dg.asset(
-    group_name="evidence",
+    group_name="8_evidence",
     deps=[settlement_batch_hourly],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,

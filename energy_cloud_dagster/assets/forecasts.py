@@ -66,7 +66,7 @@ def availability_key(vpp_id: str, resource_id: str) -> str:
 
 
 @dg.asset(
-    group_name="forecasts",
+    group_name="4_forecasts",
     deps=["fct_series__hourly"],
     partitions_def=daily,
     owners=[OWNER],
@@ -90,9 +90,10 @@ def region_load_model_daily(context: dg.AssetExecutionContext, database: Databas
     """Prophet with temperature, fitted on eight weeks as known at the end of the day and judged on held-out days."""
     effort = Effort()
     with effort.importing():
-        import prophet  # noqa: F401
-
         from energy_cloud_dagster.domain.forecasting import ProphetModel, SeasonalNaive, holdout_accuracy
+        from energy_cloud_dagster.domain.forecasting.prophet_model import load_prophet
+
+        load_prophet()
     region = load_settings().region
     now = context.partition_time_window.end + SETTLING_TIME
     with database.begin() as connection:
@@ -131,7 +132,7 @@ def region_load_model_daily(context: dg.AssetExecutionContext, database: Databas
 
 
 @dg.asset(
-    group_name="forecasts",
+    group_name="4_forecasts",
     deps=["fct_series__hourly", region_load_model_daily],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,
@@ -181,7 +182,7 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
 
 
 @dg.asset(
-    group_name="forecasts",
+    group_name="4_forecasts",
     deps=["fct_series__hourly"],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,
@@ -219,7 +220,7 @@ def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) 
 
 
 @dg.asset(
-    group_name="forecasts",
+    group_name="4_forecasts",
     deps=["fct_series__hourly"],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,

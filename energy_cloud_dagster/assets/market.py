@@ -36,7 +36,7 @@ _WH_PER_KWH: Final = 1000
 
 
 @dg.asset(
-    group_name="market",
+    group_name="6_market",
     deps=[site_forecast_hourly, dispatch_plan_hourly],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,

@@ -31,7 +31,7 @@ class Translator(DagsterDbtTranslator):
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:  # noqa: ARG002
         """Return the one group of the marts."""
-        return "marts"
+        return "3_marts"
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:  # noqa: ARG002
         """Return the owner of every asset."""

@@ -20,7 +20,7 @@ HOURS_AHEAD: Final = 26
 
 price_feed = dg.AssetSpec(
     "price_feed",
-    group_name="sources",
+    group_name="0_sources",
     owners=[OWNER],
     description="Time-of-use tariff (Fontana) and day-ahead prices (Netherlands), measured, on the sample calendar.",
     kinds={"csv"},
@@ -28,7 +28,7 @@ price_feed = dg.AssetSpec(
 
 
 @dg.asset(
-    group_name="ingest",
+    group_name="1_ingest",
     deps=[price_feed],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,

@@ -21,7 +21,7 @@ _CHUNK: Final = timedelta(days=7)
 
 mqtt_meters = dg.AssetSpec(
     "mqtt_meters",
-    group_name="sources",
+    group_name="0_sources",
     owners=[OWNER],
     description="Smart meters, inverters, the battery and the weather station, over MQTT with QoS 1. "
     "The ingest workers acknowledge a message after its row is committed.",
@@ -29,21 +29,21 @@ mqtt_meters = dg.AssetSpec(
 )
 scada_turbines = dg.AssetSpec(
     "scada_turbines",
-    group_name="sources",
+    group_name="0_sources",
     owners=[OWNER],
     description="Wind turbines as tags of an OPC UA server; the SCADA bridge subscribes to them.",
     kinds={"opcua"},
 )
 registry_device = dg.AssetSpec(
     "registry_device",
-    group_name="sources",
+    group_name="0_sources",
     owners=[OWNER],
     description="Registered devices: region, type, owner, and the length of their intervals.",
     kinds={"postgres"},
 )
 registry_series = dg.AssetSpec(
     "registry_series",
-    group_name="sources",
+    group_name="0_sources",
     owners=[OWNER],
     description="One row per (device, metric): unit, kind, and what the pipeline uses it as.",
     kinds={"postgres"},
@@ -51,7 +51,7 @@ registry_series = dg.AssetSpec(
 
 
 @dg.asset(
-    group_name="ingest",
+    group_name="1_ingest",
     deps=[mqtt_meters, scada_turbines, registry_device, registry_series],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,
@@ -95,7 +95,7 @@ def raw_readings_hourly(context: dg.AssetExecutionContext, database: Database) -
 
 
 @dg.asset(
-    group_name="quality",
+    group_name="2_quality",
     deps=[raw_readings_hourly],
     partitions_def=hourly,
     backfill_policy=ONE_RUN,

@@ -46,7 +46,7 @@ class Held(NamedTuple):
 
 
 @dg.asset(
-    group_name="settlement",
+    group_name="7_settlement",
     deps=[
         "fct_participant__hourly",
         dg.AssetDep(market_clearing_hourly, partition_mapping=offset(GATE_LEAD_HOURS)),

@@ -30,6 +30,7 @@ def write_dagster_home(home: Path, database_url: str) -> Path:
     config = {
         "storage": {"postgres": {"postgres_db": storage}},
         "telemetry": {"enabled": False},
+        "nux": {"enabled": False},
         "run_monitoring": {"enabled": True, "start_timeout_seconds": 180, "max_resume_run_attempts": 0},
         "concurrency": {"runs": {"max_concurrent_runs": 2}},
     }
