@@ -8,9 +8,9 @@ import dagster as dg
 import sqlalchemy as sa
 
 from energy_cloud_dagster.adapters import marts, registry
+from energy_cloud_dagster.checks.window import hours_checked
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339
 from energy_cloud_dagster.domain.readings.energy import metered_wh
-from energy_cloud_dagster.partitions import hourly, hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -25,7 +25,6 @@ _GREATEST_WH: Final = {"prosumer": 50_000, "vpp": 10_000_000}
     asset=dg.AssetKey("fct_participant__hourly"),
     additional_deps=[dg.AssetKey("market_clearing_hourly")],
     blocking=True,
-    partitions_def=hourly,
 )
 def delivery_may_be_settled(context: dg.AssetCheckExecutionContext, database: Database) -> dg.AssetCheckResult:
     """Every participant is completely metered within its connection; an hour that is not is held.
@@ -35,19 +34,20 @@ def delivery_may_be_settled(context: dg.AssetCheckExecutionContext, database: Da
     """
     from energy_cloud_dagster.quality.suites import delivery_suite, run_suite
 
-    window = context.partition_time_window
+    region = load_settings().region
     with database.begin() as connection:
-        frame = _frame(connection, load_settings().region, hours_in(window))
+        looked_at = hours_checked(context, connection, region)
+        frame = _frame(connection, region, looked_at)
     outcome = run_suite(delivery_suite(), frame)
     held: dict[str, list[str]] = defaultdict(list)
     for rule in outcome.rules:
         for hour, participant in rule.failed_index:
             held[rfc3339(hour)].append(f"{participant}: {rule.rule}")
-    all_held = len(held) == len(hours_in(window))
+    all_held = len(held) == len(looked_at)
     return dg.AssetCheckResult(
         passed=not held,
         severity=dg.AssetCheckSeverity.ERROR if all_held else dg.AssetCheckSeverity.WARN,
-        metadata={"hours": len(hours_in(window)), "held": dict(held), "rules": outcome.failures()},
+        metadata={"hours": len(looked_at), "held": dict(held), "rules": outcome.failures()},
     )
 
 
@@ -55,6 +55,8 @@ def _frame(connection: sa.Connection, region: str, hours: list[datetime]) -> "pd
     """Return one row per participant and hour, those without any metering included."""
     import pandas as pd
 
+    if not hours:
+        return pd.DataFrame()
     metering = marts.participants(connection, region, hours[0], hours[-1] + HOUR)
     found = {(one.hour, one.participant_id): one for one in metering}
     rows = []

@@ -7,8 +7,8 @@ import dagster as dg
 
 from energy_cloud_dagster.adapters import validation
 from energy_cloud_dagster.assets.readings import validated_readings_hourly
-from energy_cloud_dagster.domain.intervals import rfc3339, run_time
-from energy_cloud_dagster.partitions import hourly, hours_in
+from energy_cloud_dagster.checks.window import hours_checked
+from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -18,7 +18,7 @@ _MOST_QUARANTINED: Final = 0.05
 _MARGIN: Final = timedelta(minutes=1)
 
 
-@dg.asset_check(asset=validated_readings_hourly, partitions_def=hourly)
+@dg.asset_check(asset=validated_readings_hourly)
 def few_readings_in_quarantine(context: dg.AssetCheckExecutionContext, database: Database) -> dg.AssetCheckResult:
     """At most 5 % of the hour's readings failed a row rule of Great Expectations."""
     found = _census(context, database)
@@ -31,7 +31,7 @@ def few_readings_in_quarantine(context: dg.AssetCheckExecutionContext, database:
     )
 
 
-@dg.asset_check(asset=validated_readings_hourly, partitions_def=hourly)
+@dg.asset_check(asset=validated_readings_hourly)
 def every_series_has_readings(context: dg.AssetCheckExecutionContext, database: Database) -> dg.AssetCheckResult:
     """Every series with a role has at least half of the hour's intervals."""
     missing = {rfc3339(one.hour): one.missing for one in _census(context, database) if not one.complete}
@@ -40,7 +40,7 @@ def every_series_has_readings(context: dg.AssetCheckExecutionContext, database: 
     )
 
 
-@dg.asset_check(asset=validated_readings_hourly, partitions_def=hourly)
+@dg.asset_check(asset=validated_readings_hourly)
 def readings_are_fresh(context: dg.AssetCheckExecutionContext, database: Database) -> dg.AssetCheckResult:
     """The hour's last reading arrived a minute or more before the hour is worked on."""
     late = {
@@ -54,9 +54,12 @@ def readings_are_fresh(context: dg.AssetCheckExecutionContext, database: Databas
 
 
 def _census(context: dg.AssetCheckExecutionContext, database: Database) -> list[validation.HourCensus]:
-    window = context.partition_time_window
+    region = load_settings().region
     with database.begin() as connection:
-        return validation.census(connection, load_settings().region, hours_in(window)[0], window.end)
+        looked_at = hours_checked(context, connection, region)
+        if not looked_at:
+            return []
+        return validation.census(connection, region, looked_at[0], looked_at[-1] + HOUR)
 
 
 CHECKS: Final = [few_readings_in_quarantine, every_series_has_readings, readings_are_fresh]
