@@ -10,14 +10,15 @@ with expected as (
 ),
 
 measured as (
+    -- floats are summed in one order, so that a rebuilt hour is the same to the last digit
     select
         participant_id,
         hour_utc,
         count(*) as series_count,
         max(known_at_utc) as known_at_utc,
-        coalesce(sum(energy_kwh) filter (where role = 'load'), 0) as consumption_kwh,
-        coalesce(sum(energy_kwh) filter (where role in ('pv', 'solar', 'wind')), 0) as generation_kwh,
-        coalesce(sum(energy_kwh) filter (where role = 'storage'), 0) as storage_kwh,
+        coalesce(sum(energy_kwh order by series_id) filter (where role = 'load'), 0) as consumption_kwh,
+        coalesce(sum(energy_kwh order by series_id) filter (where role in ('pv', 'solar', 'wind')), 0) as generation_kwh,
+        coalesce(sum(energy_kwh order by series_id) filter (where role = 'storage'), 0) as storage_kwh,
         bool_or(substituted) as substituted
     from {{ ref('fct_series__hourly') }}
     where is_latest

@@ -11,8 +11,8 @@ with interval_value as (
         i.hour_utc,
         i.known_at_utc,
         count(*) as intervals,
-        sum(i.value) as total,
-        avg(i.value) as mean,
+        sum(i.value order by i.interval_start_utc) as total,
+        avg(i.value order by i.interval_start_utc) as mean,
         (array_agg(i.value order by i.interval_start_utc desc))[1] as last_value,
         bool_and(i.quality in ('high', 'medium')) as measured_well
     from {{ ref('int_series__interval') }} as i
