@@ -75,7 +75,8 @@ def make_engine(url: str, *, pool_size: int = 5) -> sa.Engine:
 
     @sa.event.listens_for(engine, "handle_error")
     def _translate(context: sa.engine.ExceptionContext) -> None:
-        if context.connection is None or context.is_disconnect:
+        # The pool mends a connection that died while it rested; only a failure to connect anew counts.
+        if not context.is_pre_ping and (context.connection is None or context.is_disconnect):
             raise DatabaseUnavailable(_sentence(parsed, context.original_exception)) from context.original_exception
 
     return engine

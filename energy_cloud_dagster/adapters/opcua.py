@@ -29,6 +29,9 @@ TAG_QUEUE: Final = 10_000
 _WAITING: Final = 100_000
 _PUBLISHING_MILLISECONDS: Final = 100
 _REQUEST_SECONDS: Final = 10.0
+#: How long the server keeps our queues after the line broke; those of a killed bridge burden it as long.
+_LIFETIME_SECONDS: Final = 120
+_KEEP_ALIVE_SECONDS: Final = 5
 
 
 class Tag(NamedTuple):
@@ -138,8 +141,15 @@ async def subscribed(
             "start it or correct ENERGY_CLOUD_OPCUA_URL"
         ) from None
     try:
+        terms = ua.CreateSubscriptionParameters(
+            RequestedPublishingInterval=_PUBLISHING_MILLISECONDS,
+            RequestedLifetimeCount=_LIFETIME_SECONDS * 1_000 // _PUBLISHING_MILLISECONDS,
+            RequestedMaxKeepAliveCount=_KEEP_ALIVE_SECONDS * 1_000 // _PUBLISHING_MILLISECONDS,
+            MaxNotificationsPerPublish=TAG_QUEUE,
+            PublishingEnabled=True,
+        )
         subscription = await client.create_subscription(
-            _PUBLISHING_MILLISECONDS, queue_maxsize=_WAITING, overflow=OverflowPolicy.DISCONNECT
+            terms, queue_maxsize=_WAITING, overflow=OverflowPolicy.DISCONNECT
         )
         results = await subscription.create_monitored_items(
             [_request(client, node, handle) for handle, node in enumerate(nodes, 1)]

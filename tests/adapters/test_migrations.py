@@ -123,3 +123,15 @@ def test_a_missing_database_is_named(postgres: EmbeddedPostgres) -> None:
 def test_driver_is_the_same_session(connection: sa.Connection) -> None:
     pid = connection.execute(sa.text("select pg_backend_pid()")).scalar_one()
     assert database.driver(connection).info.backend_pid == pid
+
+
+def test_a_connection_that_died_in_the_pool_is_made_again(database_url: str, engine: sa.Engine) -> None:
+    resting = database.make_engine(database_url, pool_size=1)
+    pid = sa.text("select pg_backend_pid()")
+    with resting.connect() as connection:
+        first = connection.execute(pid).scalar_one()
+    with engine.begin() as connection:
+        connection.execute(sa.text("select pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    with resting.connect() as connection:
+        assert connection.execute(pid).scalar_one() != first
+    resting.dispose()

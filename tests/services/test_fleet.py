@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,12 +156,6 @@ def tagged(message: Message) -> tuple[str, float | None, str, datetime, datetime
     node = {(tag.device, tag.metric): tag.node.rpartition(";s=")[2] for tag in read_tag_map()}
     status = "Good" if message.value is not None else "BadNoCommunication"
     return node[message.device_id, message.metric], message.value, status, message.ts, message.received_at
-
-
-@pytest.fixture(scope="module")
-def plant() -> Iterator[PlantThread]:
-    with PlantThread() as started:
-        yield started
 
 
 def replayed(plant: PlantThread, begin: datetime, end: datetime, queue: int = 1_000) -> list[tuple[Any, ...]]:
