@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-# single-run backfills and partitioned checks are what hours in one run rest on; Dagster marks them as beta and preview
-for _category in (dg.BetaWarning, dg.PreviewWarning):
-    warnings.filterwarnings("ignore", category=_category)
-
-from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly  # noqa: E402
-from energy_cloud_dagster.assets.evidence import trade_evidence_hourly  # noqa: E402
-from energy_cloud_dagster.assets.forecasts import (  # noqa: E402
+from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
+from energy_cloud_dagster.assets.evidence import trade_evidence_hourly
+from energy_cloud_dagster.assets.forecasts import (
     generation_availability_hourly,
     region_load_forecast_hourly,
     region_load_model_daily,
     site_forecast_hourly,
 )
-from energy_cloud_dagster.assets.market import market_clearing_hourly  # noqa: E402
-from energy_cloud_dagster.assets.marts import build_marts  # noqa: E402
-from energy_cloud_dagster.assets.prices import outside_prices_hourly, price_feed  # noqa: E402
-from energy_cloud_dagster.assets.readings import (  # noqa: E402
+from energy_cloud_dagster.assets.market import market_clearing_hourly
+from energy_cloud_dagster.assets.marts import build_marts
+from energy_cloud_dagster.assets.prices import outside_prices_hourly, price_feed
+from energy_cloud_dagster.assets.readings import (
     mqtt_meters,
     raw_readings_hourly,
     registry_device,
@@ -31,13 +26,13 @@ from energy_cloud_dagster.assets.readings import (  # noqa: E402
     scada_turbines,
     validated_readings_hourly,
 )
-from energy_cloud_dagster.assets.settlement import settlement_batch_hourly  # noqa: E402
-from energy_cloud_dagster.checks import delivery, readings  # noqa: E402
-from energy_cloud_dagster.resources import Chain, Database, Dbt  # noqa: E402
-from energy_cloud_dagster.resources.dbt import manifest_path  # noqa: E402
-from energy_cloud_dagster.schedules import JOBS, SCHEDULES  # noqa: E402
-from energy_cloud_dagster.sensors import SENSORS  # noqa: E402
-from energy_cloud_dagster.settings import load_settings  # noqa: E402
+from energy_cloud_dagster.assets.settlement import settlement_batch_hourly
+from energy_cloud_dagster.checks import delivery, readings
+from energy_cloud_dagster.resources import Chain, Database, Dbt
+from energy_cloud_dagster.resources.dbt import manifest_path
+from energy_cloud_dagster.schedules import JOBS, SCHEDULES
+from energy_cloud_dagster.sensors import SENSORS
+from energy_cloud_dagster.settings import load_settings
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -48,7 +43,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             mqtt_meters,
             scada_turbines,
             registry_device,
-    registry_series,
+            registry_series,
             price_feed,
             # what arrived, and what can be relied on
             raw_readings_hourly,

@@ -33,9 +33,7 @@ daily_fit_job = dg.define_asset_job(
 )
 
 
-@dg.schedule(
-    job=hourly_job, cron_schedule=_settings.tick_cron, execution_timezone="UTC", default_status=_STATUS
-)
+@dg.schedule(job=hourly_job, cron_schedule=_settings.tick_cron, execution_timezone="UTC", default_status=_STATUS)
 def hourly_tick(context: dg.ScheduleEvaluationContext, database: Database) -> dg.RunRequest | dg.SkipReason:
     """Works on every hour that is due, oldest first, as one run of neighbouring hours."""
     if working(context.instance, "hourly", "settlement_retry"):

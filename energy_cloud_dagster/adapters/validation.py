@@ -184,11 +184,16 @@ def due_hours(connection: sa.Connection, region_id: str, market_id: str, now: da
     From the hour that the region operates since: an hour is done when the delivery whose gate it closes is cleared and,
     unless it is incomplete or had no market, its own delivery is settled.
     """
-    hour = sa.func.generate_series(
-        sa.select(region.c.operating_since).where(region.c.region_id == region_id).scalar_subquery(),
-        now - HOUR - SETTLING_TIME,
-        HOUR,
-    ).column_valued("hour")
+    slots = (
+        sa.func.generate_series(
+            sa.select(region.c.operating_since).where(region.c.region_id == region_id).scalar_subquery(),
+            now - HOUR - SETTLING_TIME,
+            HOUR,
+        )
+        .table_valued(sa.column("hour", checked_hour.c.hour.type))
+        .render_derived(name="slots")
+    )
+    hour = slots.c.hour
     own, ahead = clearing.alias("own"), clearing.alias("ahead")
     unsettled = sa.and_(
         own.c.market_id.is_not(None),
@@ -197,6 +202,7 @@ def due_hours(connection: sa.Connection, region_id: str, market_id: str, now: da
     )
     statement = (
         sa.select(hour)
+        .select_from(slots)
         .outerjoin(
             ahead,
             sa.and_(ahead.c.market_id == market_id, ahead.c.delivery_start == hour + GATE_LEAD_HOURS * HOUR),

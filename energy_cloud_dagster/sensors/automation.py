@@ -41,9 +41,7 @@ settlement_retry = dg.define_asset_job(
 
 def working(instance: dg.DagsterInstance, *jobs: str) -> bool:
     """Return whether a run of one of ``jobs`` waits or goes on: two runs of one hour would do its work twice."""
-    return any(
-        instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_ACTIVE)) for job in jobs
-    )
+    return any(instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_ACTIVE)) for job in jobs)
 
 
 @dg.sensor(job_name="hourly", minimum_interval_seconds=60, default_status=_STATUS)
@@ -67,9 +65,7 @@ def late_readings(context: dg.SensorEvaluationContext, database: Database) -> Re
     if not found:
         yield dg.SkipReason("no hour has readings that arrived after its validation")
     for hour, received_at in found:
-        yield dg.RunRequest(
-            run_key=f"late-{hour_key(hour)}-{received_at.isoformat()}", partition_key=hour_key(hour)
-        )
+        yield dg.RunRequest(run_key=f"late-{hour_key(hour)}-{received_at.isoformat()}", partition_key=hour_key(hour))
 
 
 @dg.sensor(job=settlement_retry, minimum_interval_seconds=60, default_status=_STATUS)

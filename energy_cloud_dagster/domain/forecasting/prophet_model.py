@@ -94,6 +94,12 @@ def _quiet() -> Iterator[None]:
             logger.disabled = disabled
 
 
+def load_prophet() -> None:
+    """Import Prophet, which takes seconds: callers that tell start-up from work do it beforehand."""
+    with _quiet():
+        import prophet  # noqa: F401
+
+
 def _conditions(index: pd.DatetimeIndex, timezone: str) -> dict[str, npt.NDArray[np.bool_]]:
     off = days_off(index, timezone)
     return {"workday": ~off, "day_off": off}
@@ -299,6 +305,7 @@ def _table(index: pd.DatetimeIndex, columns: dict[str, Floats], timezone: str) -
 
 def _package_fit(table: pd.DataFrame, seasons: tuple[Season, ...], columns: tuple[str, ...], seed: int) -> Prophet:
     """Return the package's own fitted model of ``table`` with its column ``y``."""
+    load_prophet()
     with _quiet():
         from prophet import Prophet
 

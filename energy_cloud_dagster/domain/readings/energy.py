@@ -16,9 +16,7 @@ LEAST_COVERAGE: Final = 0.5
 _DECIMALS: Final = 7
 
 
-def hour_energy_kwh(
-    kind: Literal["energy", "power"], interval_minutes: int, values: Sequence[float]
-) -> float | None:
+def hour_energy_kwh(kind: Literal["energy", "power"], interval_minutes: int, values: Sequence[float]) -> float | None:
     """Return the kWh of an hour of which ``values`` were measured: kWh per interval, or mean kW of each.
 
     Missing intervals get the mean of the measured ones (rule ``hour-mean-1``); None where less than half is measured.
