@@ -71,6 +71,8 @@ def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:
         replayed = replay(settings, first, end, progress)
     with stages.stage("Import the pipeline (Dagster, dbt, Great Expectations)"):
         from energy_cloud_dagster.definitions import defs  # noqa: F401
+
+        pipeline.end_orphans(settings)
     with pipeline.instance() as instance:
         with stages.stage("Validate the history and build its marts"):
             pipeline.validate_history(history_start, first)

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from energy_cloud_dagster.settings import Settings
 
 
 class RunFailed(EnergyCloudError):
@@ -31,6 +34,31 @@ def instance() -> Iterator[dg.DagsterInstance]:
     logging.getLogger("prophet.plot").setLevel(logging.CRITICAL)
     with dg.DagsterInstance.get() as found:
         yield found
+
+
+def end_orphans(settings: Settings) -> int:
+    """Report the runs as failed that a process left unfinished when it was killed; return how many.
+
+    Dagster's own launcher never finds out, and the schedules would wait for a run that seems to go on. Only for the
+    holder of the home, before it starts Dagster: runs in a database outside the home may be somebody else's.
+    """
+    import dagster as dg
+
+    if str(settings.home) not in unquote(settings.dagster_database_url.get_secret_value()):
+        return 0
+    unfinished = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+            dg.DagsterRunStatus.CANCELING,
+        ]
+    )
+    with instance() as found:
+        orphans = found.get_runs(unfinished)
+        for run in orphans:
+            found.report_run_failed(run, "The process that worked on this run ended before the run did.")
+    return len(orphans)
 
 
 def run_hours(found: dg.DagsterInstance, first: datetime, last: datetime) -> str:

@@ -6,8 +6,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -53,17 +55,18 @@ def stay(settings: Settings, console: Console) -> None:
     from energy_cloud_dagster.adapters.database import make_engine
     from energy_cloud_dagster.cli import attached, bringup, pipeline
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    _on_signals(_interrupt)
     now = datetime.now(UTC)
     password = bringup.prepare(settings, now)
     engine = make_engine(settings.database_url.get_secret_value(), pool_size=1)
     with engine.begin() as connection:
         since = registry.operating_since(connection, settings.region)
-    if since is None:
-        since = hour_start(now)
-        first = since - _BACKLOG
+    begun, since = since is not None, since or hour_start(now)
+    first = since if begun else since - _BACKLOG
+    plant_port = bringup.plant_port(settings)
+    opcua = f"opc.tcp://127.0.0.1:{plant_port}/energy-cloud/"
+    waves = _children(settings, plant_port, opcua, since)
+    if not begun:
         stages = Stages(console)
         with stages.stage("First start: load eight weeks of history", bringup.HISTORY.days) as progress:
             bringup.load_history(settings, first - bringup.HISTORY, since, progress)
@@ -74,39 +77,43 @@ def stay(settings: Settings, console: Console) -> None:
         with engine.begin() as connection:
             registry.start_operating(connection, settings.region, first)
     engine.dispose()
-    plant_port = bringup.plant_port(settings)
-    opcua = f"opc.tcp://127.0.0.1:{plant_port}/energy-cloud/"
+    pipeline.end_orphans(settings)
     with ExitStack() as stack:
         remembered = attached.remember(settings)
         stack.callback(lambda: remembered.unlink(missing_ok=True))
-        children = _children(settings, plant_port, opcua, since)
-        for child, ready in children:
-            stack.callback(child.stop)
-            child.start()
-            child.wait_until_ready(ready, timeout=_READY_SECONDS)
-            console.print(f"[green]✓[/] {child.name} [dim]{child.log}[/]", soft_wrap=True)
+        children = [child for wave in waves for child, _ in wave]
+        stack.callback(_stop, children)
+        for wave in waves:
+            for child, _ in wave:
+                child.start()
+            for child, ready in wave:
+                child.wait_until_ready(ready, timeout=_READY_SECONDS)
+                console.print(f"[green]✓[/] {child.name} [dim]{child.log}[/]", soft_wrap=True)
         host = settings.bind_host
         console.print(f"API      http://{host}:{settings.port('api')}/docs", soft_wrap=True)
         console.print(f"Dagster  http://{host}:{settings.port('dagster')}", soft_wrap=True)
-        console.print(f"Ticks    {settings.tick_cron} (UTC), hours from {since:%Y-%m-%d %H:%M} on", soft_wrap=True)
+        console.print(f"Ticks    {settings.tick_cron} (UTC), hours from {first:%Y-%m-%d %H:%M} on", soft_wrap=True)
         if password:
             console.print(f"Account  admin, password {password} (shown this once)", soft_wrap=True)
+        stop = threading.Event()
+        _on_signals(lambda *_: stop.set())
         console.print("READY")
         sys.stdout.flush()
-        _watch(stop, [child for child, _ in children], console)
+        _watch(stop, settings, children, console)
         console.print("Stopping ...")
 
 
 def _children(
     settings: Settings, plant_port: int, opcua: str, since: datetime
-) -> list[tuple[Child, Callable[[], bool]]]:
-    """Return the processes in the order in which they start, each with what shows that it is ready."""
+) -> list[list[tuple[Child, Callable[[], bool]]]]:
+    """Return the processes, each with what shows that it is ready, in waves: the second needs the code server.
+
+    Raises Misconfigured, naming the variable, when one of their ports is taken.
+    """
     from energy_cloud_dagster.cli import bringup
     from energy_cloud_dagster.embedded.claims import accepts, require_free_port
 
     api, ui, code = settings.port("api"), settings.port("dagster"), bringup.code_port(settings)
-    require_free_port("The API", api, "ENERGY_CLOUD_API_PORT")
-    require_free_port("Dagster", ui, "ENERGY_CLOUD_DAGSTER_PORT")
     workspace = bringup.write_workspace(settings, code)
     ingest = bringup.command("ingest", settings)
     fleet = bringup.command(
@@ -139,24 +146,40 @@ def _children(
         str(workspace),
     )
     daemon = bringup.module("dagster-daemon", settings, "dagster._daemon", "run", "-w", str(workspace))
+    for child, part, port, variable in (
+        (serve, "The API", api, "ENERGY_CLOUD_API_PORT"),
+        (webserver, "The Dagster UI", ui, "ENERGY_CLOUD_DAGSTER_PORT"),
+        (fleet, "The simulated SCADA server", plant_port, None),
+        (code_server, "Dagster's code server", code, None),
+    ):
+        child.end_predecessor()
+        require_free_port(part, port, variable)
     return [
-        (ingest, lambda: "ingest_ready" in ingest.tail(50)),
-        (fleet, lambda: "READY" in fleet.tail(50)),
-        (scada, lambda: "scada_ready" in scada.tail(50)),
-        (serve, lambda: accepts(api)),
-        (code_server, lambda: accepts(code)),
-        (webserver, lambda: accepts(ui)),
-        (daemon, lambda: "Instance is configured" in daemon.tail(80) or "SchedulerDaemon" in daemon.tail(80)),
+        [
+            (ingest, lambda: "ingest_ready" in ingest.tail(50)),
+            (fleet, lambda: "READY" in fleet.tail(50)),
+            (scada, lambda: "scada_ready" in scada.tail(50)),
+            (serve, lambda: accepts(api)),
+            (code_server, lambda: accepts(code)),
+        ],
+        [
+            (webserver, lambda: accepts(ui)),
+            (daemon, lambda: "Instance is configured" in daemon.tail(80) or "SchedulerDaemon" in daemon.tail(80)),
+        ],
     ]
 
 
-def _watch(stop: threading.Event, children: list[Child], console: Console) -> None:
+def _watch(stop: threading.Event, settings: Settings, children: list[Child], console: Console) -> None:
     """Wait for the signal; a process that ended is named and started again, more slowly each time."""
+    from energy_cloud_dagster.cli import pipeline
+
     failures = dict.fromkeys((child.name for child in children), 0)
     while not stop.wait(1.0):
         for child in children:
             if child.alive:
                 continue
+            if child.name == "dagster-code":
+                pipeline.end_orphans(settings)
             failures[child.name] += 1
             console.print(
                 f"[yellow]{child.name} ended ({child.returncode}): {child.last_line()}; starting it again[/]",
@@ -165,3 +188,18 @@ def _watch(stop: threading.Event, children: list[Child], console: Console) -> No
             if stop.wait(min(2.0 ** failures[child.name], 60.0)):
                 return
             child.start()
+
+
+def _stop(children: list[Child]) -> None:
+    """Stop all at once: one after the other, their graces would add up."""
+    with ThreadPoolExecutor(len(children)) as pool:
+        list(pool.map(lambda child: child.stop(), children))
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

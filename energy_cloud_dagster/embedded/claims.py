@@ -79,8 +79,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free_port(part: str, port: int, variable: str) -> None:
-    """Raise Misconfigured, naming ``variable``, when ``port`` of 127.0.0.1 is taken or not ours to take."""
+def require_free_port(part: str, port: int, variable: str | None) -> None:
+    """Raise Misconfigured when ``port`` of 127.0.0.1 is taken or not ours to take.
+
+    It names ``variable``, and ENERGY_CLOUD_PORT_BASE, which alone moves a port without a variable of its own.
+    """
+    mend = f"choose another port with {variable} or move all" if variable else "move all ports"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -88,7 +92,7 @@ def require_free_port(part: str, port: int, variable: str) -> None:
         except OSError as error:
             raise Misconfigured(
                 f"{part} cannot listen on 127.0.0.1:{port} ({(error.strerror or str(error)).lower()}); "
-                f"choose another port with {variable} or move all with ENERGY_CLOUD_PORT_BASE."
+                f"{mend} with ENERGY_CLOUD_PORT_BASE."
             ) from None
 
 
