@@ -18,10 +18,9 @@ from energy_cloud_dagster.assets.forecasts import (
 )
 from energy_cloud_dagster.assets.prices import outside_prices_hourly
 from energy_cloud_dagster.assets.report import (
-    HOURLY_FRESHNESS,
-    OWNER,
     Effort,
     columns,
+    hourly_asset,
     load_plotting,
     new_figure,
     picture,
@@ -30,7 +29,7 @@ from energy_cloud_dagster.assets.report import (
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.domain.units import MICRO
-from energy_cloud_dagster.partitions import ONE_RUN, hourly, hours_in
+from energy_cloud_dagster.partitions import hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -39,28 +38,22 @@ STATE_VALID: Final = timedelta(hours=2)
 _COLOURS: Final = {"solar": "gold", "wind": "tab:cyan", "storage": "tab:green", "grid": "tab:grey"}
 
 
-@dg.asset(
-    group_name="5_dispatch",
+@hourly_asset(
+    "5_dispatch",
+    {"python", "pulp"},
+    "dispatch.setpoint",
+    columns(
+        vpp_id="The virtual power plant",
+        issued_at="The now of the plan: nothing received later was used",
+        resource_id="The resource",
+        ts="Start of the hour",
+        type="solar, wind, storage or grid",
+        output_kw="Mean power in kW; storage: discharge - charge, grid: import - export",
+        available_kw="What sun or wind allow in kW",
+        soc="State of charge at the end of the hour, fraction",
+        marginal_price="Dual of the balance: what one more kWh of demand would cost",
+    ),
     deps=[region_load_forecast_hourly, generation_availability_hourly, outside_prices_hourly],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"python", "pulp"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "dispatch.setpoint",
-        "dagster/column_schema": columns(
-            vpp_id="The virtual power plant",
-            issued_at="The now of the plan: nothing received later was used",
-            resource_id="The resource",
-            ts="Start of the hour",
-            type="solar, wind, storage or grid",
-            output_kw="Mean power in kW; storage: discharge - charge, grid: import - export",
-            available_kw="What sun or wind allow in kW",
-            soc="State of charge at the end of the hour, fraction",
-            marginal_price="Dual of the balance: what one more kWh of demand would cost",
-        ),
-    },
 )
 def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """Least-cost plan of every VPP from the hour after on: PuLP and HiGHS, from the measured state of charge."""
@@ -154,11 +147,12 @@ def _resource(
 
 
 def _state_of_charge(connection: sa.Connection, storage: VppResource, now: datetime, start: datetime) -> float:
-    """Return the measured state of charge, the previous plan's where that is missing or older than two hours."""
+    """Return the measured state of charge, the previous plan's where that is missing, bad or older than two hours."""
     states = vpps.latest_states(connection, [storage.device_id or ""], now).get(storage.device_id or "", [])
     for state in states:
-        if state.role == "soc" and state.ts >= now - STATE_VALID:
-            return min(max(state.value, 0.0), 1.0)
+        believed = state.quality != "bad" and 0.0 <= state.value <= 1.0
+        if state.role == "soc" and state.ts >= now - STATE_VALID and believed:
+            return state.value
     previous = plans.setpoints(connection, storage.vpp_id, now - HOUR, start - HOUR)
     for row in previous:
         if row.resource_id == storage.resource_id and row.soc is not None:

@@ -7,34 +7,28 @@ import dagster as dg
 
 from energy_cloud_dagster.adapters import audit, registry, settlements
 from energy_cloud_dagster.adapters.evidence import save_steps
-from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, columns, result
+from energy_cloud_dagster.assets.report import Effort, columns, hourly_asset, result
 from energy_cloud_dagster.assets.settlement import settlement_batch_hourly
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.intervals import rfc3339
-from energy_cloud_dagster.partitions import ONE_RUN, hourly, hours_in
+from energy_cloud_dagster.partitions import hours_in
 from energy_cloud_dagster.resources import Chain, Database
 from energy_cloud_dagster.settings import load_settings
 
 
-@dg.asset(
-    group_name="8_evidence",
+@hourly_asset(
+    "8_evidence",
+    {"ethereum", "python"},
+    "audit.evidence",
+    columns(
+        batch_id="Settlement batch that anchors it",
+        trade_id="The settled trade",
+        leaf_index="Place of its leaf in the batch's Merkle tree",
+        document="The evidence: trade, delivery, and the digest of every step that led to it",
+        leaf="Hash of the document's canonical form",
+        proof="Sibling hashes from the leaf to the root that the contract keeps",
+    ),
     deps=[settlement_batch_hourly],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"ethereum", "python"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "audit.evidence",
-        "dagster/column_schema": columns(
-            batch_id="Settlement batch that anchors it",
-            trade_id="The settled trade",
-            leaf_index="Place of its leaf in the batch's Merkle tree",
-            document="The evidence: trade, delivery, and the digest of every step that led to it",
-            leaf="Hash of the document's canonical form",
-            proof="Sibling hashes from the leaf to the root that the contract keeps",
-        ),
-    },
 )
 def trade_evidence_hourly(
     context: dg.AssetExecutionContext, database: Database, chain: Chain

@@ -1,29 +1,29 @@
 """What comes next, as known at the hour's now: the region's load, the homes, and what sun and wind will allow."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
-import sqlalchemy as sa
 
 from energy_cloud_dagster.adapters import forecasts, marts, registry, vpps
 from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
+from energy_cloud_dagster.assets.histories import by_device, by_participant, region_history
 from energy_cloud_dagster.assets.report import (
     DAILY_FRESHNESS,
-    HOURLY_FRESHNESS,
     OWNER,
     Effort,
     columns,
+    hourly_asset,
     load_plotting,
     new_figure,
     picture,
     result,
 )
 from energy_cloud_dagster.domain.audit.canonical import rows_digest
-from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, hour_start, run_time
-from energy_cloud_dagster.partitions import ONE_RUN, daily, hourly, hours_in
+from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, run_time
+from energy_cloud_dagster.partitions import daily, hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 #: Hours that every forecast and plan looks ahead.
 HORIZON_HOURS: Final = 24
-#: Weeks of history that the region's model is fitted on.
-TRAINING_WEEKS: Final = 8
 #: Days of history behind the forecasts of sites, and of resources.
 SITE_DAYS: Final = 14
 RESOURCE_DAYS: Final = 28
@@ -98,7 +96,7 @@ def region_load_model_daily(context: dg.AssetExecutionContext, database: Databas
     now = context.partition_time_window.end + SETTLING_TIME
     with database.begin() as connection:
         timezone = registry.find_region(connection, region).timezone
-        load, temperature = _region_history(connection, region, now)
+        load, temperature = region_history(connection, region, now)
     if load.empty:
         raise dg.Failure(
             f"no load of region {region} is known before {now.isoformat()}; ingest readings and build the marts first"
@@ -131,15 +129,12 @@ def region_load_model_daily(context: dg.AssetExecutionContext, database: Databas
     )
 
 
-@dg.asset(
-    group_name="4_forecasts",
+@hourly_asset(
+    "4_forecasts",
+    {"python", "prophet"},
+    "forecast.point",
+    _POINT_COLUMNS,
     deps=["fct_series__hourly", region_load_model_daily],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"python", "prophet"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={"dagster/table_name": "forecast.point", "dagster/column_schema": _POINT_COLUMNS},
 )
 def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """The region's load for the next 24 hours: Prophet, a lower rung where it cannot answer; seasonal naive beside."""
@@ -159,7 +154,7 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
         now, origin = run_time(hour), hour + HOUR
         with database.begin() as connection:
             timezone = registry.find_region(connection, region).timezone
-            load, temperature = _region_history(connection, region, now)
+            load, temperature = region_history(connection, region, now)
             stored = forecasts.newest_model(connection, key, "prophet", now)
             outlook = temperature_outlook(temperature, origin=origin, horizon=HORIZON_HOURS)
             champion = ladder(
@@ -181,15 +176,12 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
     return result(context, effort, found, plot)
 
 
-@dg.asset(
-    group_name="4_forecasts",
+@hourly_asset(
+    "4_forecasts",
+    {"python"},
+    "forecast.point",
+    _POINT_COLUMNS,
     deps=["fct_series__hourly"],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"python"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={"dagster/table_name": "forecast.point", "dagster/column_schema": _POINT_COLUMNS},
 )
 def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """Load and PV of every home for the next 24 hours, from similar days."""
@@ -204,7 +196,7 @@ def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) 
             timezone = registry.find_region(connection, region).timezone
             homes = [one for one in registry.participants(connection, region) if one.kind == "prosumer"]
             rows = marts.history(connection, region, ("load", "pv"), origin - timedelta(days=SITE_DAYS), origin, now)
-            history = _by_participant(rows)
+            history = by_participant(rows)
             points: list[IssuedPoint] = []
             issued = []
             for home in homes:
@@ -219,15 +211,12 @@ def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) 
     return result(context, effort, found)
 
 
-@dg.asset(
-    group_name="4_forecasts",
+@hourly_asset(
+    "4_forecasts",
+    {"python"},
+    "forecast.point",
+    _POINT_COLUMNS,
     deps=["fct_series__hourly"],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"python"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={"dagster/table_name": "forecast.point", "dagster/column_schema": _POINT_COLUMNS},
 )
 def generation_availability_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """The fraction of capacity that sun and wind will allow every plant of the VPPs in the next 24 hours."""
@@ -242,7 +231,7 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
             timezone = registry.find_region(connection, region).timezone
             owned = vpps.resources(connection, [one.vpp_id for one in vpps.in_region(connection, region)])
             plants = [plant for each in owned.values() for plant in each if plant.type in ("solar", "wind")]
-            history = _by_device(
+            history = by_device(
                 marts.history(
                     connection, region, ("solar", "wind"), origin - timedelta(days=RESOURCE_DAYS), origin, now
                 )
@@ -261,47 +250,6 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
             forecasts.replace_points(connection, "resource/", now, points)
         found[hour] = _described(points, issued)
     return result(context, effort, found)
-
-
-def _region_history(
-    connection: sa.Connection, region: str, now: datetime
-) -> tuple["pd.Series[float]", "pd.Series[float]"]:
-    """Return the region's load (kWh) and temperature (°C) by hour as known at ``now``."""
-    start = now - timedelta(weeks=TRAINING_WEEKS)
-    rows = marts.history(connection, region, ("region_load", "temperature"), start, hour_start(now), now)
-    return (
-        _series((row.hour, row.energy_kwh) for row in rows if row.role == "region_load"),
-        _series((row.hour, row.mean_value) for row in rows if row.role == "temperature"),
-    )
-
-
-def _series(pairs: Iterable[tuple[datetime, float | None]]) -> "pd.Series[float]":
-    import pandas as pd
-
-    known = [(hour, value) for hour, value in pairs if value is not None]
-    index = pd.DatetimeIndex([hour for hour, _ in known], tz="UTC")
-    return pd.Series([value for _, value in known], index=index, dtype="float64")
-
-
-def _by_participant(rows: Iterable[marts.SeriesHour]) -> Mapping[tuple[str, str], "pd.Series[float]"]:
-    pairs: dict[tuple[str, str], list[tuple[datetime, float | None]]] = defaultdict(list)
-    for row in rows:
-        pairs[row.participant_id or "", row.role].append((row.hour, row.energy_kwh))
-    return _Histories({key: _series(sorted(found)) for key, found in pairs.items()})
-
-
-def _by_device(rows: Iterable[marts.SeriesHour]) -> Mapping[str, "pd.Series[float]"]:
-    pairs: dict[str, list[tuple[datetime, float | None]]] = defaultdict(list)
-    for row in rows:
-        pairs[row.device_id].append((row.hour, row.energy_kwh))
-    return _Histories({key: _series(sorted(found)) for key, found in pairs.items()})
-
-
-class _Histories(dict[Any, Any]):
-    """Histories by key; one that was never measured is empty, so that the ladder answers and says so."""
-
-    def __missing__(self, key: Any) -> "pd.Series[float]":
-        return _series(())
 
 
 def _points(key: str, now: datetime, forecast: "Forecast", *, chosen: bool) -> list[IssuedPoint]:

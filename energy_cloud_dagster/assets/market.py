@@ -12,10 +12,9 @@ from energy_cloud_dagster.adapters.markets import ClearingRow, OutsidePrice
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
 from energy_cloud_dagster.assets.forecasts import site_forecast_hourly
 from energy_cloud_dagster.assets.report import (
-    HOURLY_FRESHNESS,
-    OWNER,
     Effort,
     columns,
+    hourly_asset,
     load_plotting,
     new_figure,
     picture,
@@ -28,34 +27,28 @@ from energy_cloud_dagster.domain.market.auction import Clearing, clear
 from energy_cloud_dagster.domain.market.offers import prosumer_order, vpp_orders
 from energy_cloud_dagster.domain.market.orders import Order
 from energy_cloud_dagster.domain.units import MICRO, decimal_string
-from energy_cloud_dagster.partitions import ONE_RUN, hourly, hours_in
+from energy_cloud_dagster.partitions import hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
 _WH_PER_KWH: Final = 1000
 
 
-@dg.asset(
-    group_name="6_market",
+@hourly_asset(
+    "6_market",
+    {"python"},
+    "market.trade",
+    columns(
+        trade_id="Derived from market, hour and the two orders",
+        market_id="Such as KRW-KWH",
+        delivery_start="Hour of delivery: two hours after the partition",
+        buyer_id="Participant that owes the money",
+        seller_id="Participant that owes the energy",
+        quantity_wh="Energy in Wh",
+        price_micro="Uniform price, 10⁻⁶ of the currency per kWh",
+        value_micro="What the buyer owes, 10⁻⁶ of the currency",
+    ),
     deps=[site_forecast_hourly, dispatch_plan_hourly],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"python"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "market.trade",
-        "dagster/column_schema": columns(
-            trade_id="Derived from market, hour and the two orders",
-            market_id="Such as KRW-KWH",
-            delivery_start="Hour of delivery: two hours after the partition",
-            buyer_id="Participant that owes the money",
-            seller_id="Participant that owes the energy",
-            quantity_wh="Energy in Wh",
-            price_micro="Uniform price, 10⁻⁶ of the currency per kWh",
-            value_micro="What the buyer owes, 10⁻⁶ of the currency",
-        ),
-    },
 )
 def market_clearing_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """Clear the delivery whose gate closes now: homes trade what they will have left or lack, VPPs their surplus."""

@@ -7,11 +7,11 @@ import dagster as dg
 
 from energy_cloud_dagster.adapters import markets, registry
 from energy_cloud_dagster.adapters.markets import OutsidePrice
-from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, columns, result
+from energy_cloud_dagster.assets.report import OWNER, Effort, columns, hourly_asset, result
 from energy_cloud_dagster.domain.audit.canonical import rows_digest
 from energy_cloud_dagster.domain.intervals import HOUR, hours, run_time
 from energy_cloud_dagster.domain.units import KRW_PER_EUR, KRW_PER_USD, to_micro
-from energy_cloud_dagster.partitions import FIRST_HOUR, ONE_RUN, hourly, hours_in
+from energy_cloud_dagster.partitions import FIRST_HOUR, hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -27,24 +27,18 @@ price_feed = dg.AssetSpec(
 )
 
 
-@dg.asset(
-    group_name="1_ingest",
+@hourly_asset(
+    "1_ingest",
+    {"postgres"},
+    "market.price",
+    columns(
+        market_id="The market",
+        hour="Hour that the prices hold in",
+        import_price_micro="Retail tariff, 10⁻⁶ of the currency per kWh",
+        export_price_micro="Feed-in price, 10⁻⁶ of the currency per kWh, between 0 and the tariff",
+        published_at="When the platform knew; what was published first stands",
+    ),
     deps=[price_feed],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"postgres"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "market.price",
-        "dagster/column_schema": columns(
-            market_id="The market",
-            hour="Hour that the prices hold in",
-            import_price_micro="Retail tariff, 10⁻⁶ of the currency per kWh",
-            export_price_micro="Feed-in price, 10⁻⁶ of the currency per kWh, between 0 and the tariff",
-            published_at="When the platform knew; what was published first stands",
-        ),
-    },
 )
 def outside_prices_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """Import and export prices of the next 26 hours, as published at the hour's now."""

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from energy_cloud_dagster.adapters import evidence, validation
 from energy_cloud_dagster.adapters.validation import HourCensus, RawRow
-from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, columns, result
+from energy_cloud_dagster.assets.report import OWNER, Effort, columns, hourly_asset, result
 from energy_cloud_dagster.domain.audit.canonical import rows_digest
 from energy_cloud_dagster.domain.intervals import HOUR, hour_start, hours
-from energy_cloud_dagster.partitions import ONE_RUN, hourly, hours_in
+from energy_cloud_dagster.partitions import hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -50,26 +50,20 @@ registry_series = dg.AssetSpec(
 )
 
 
-@dg.asset(
-    group_name="1_ingest",
+@hourly_asset(
+    "1_ingest",
+    {"postgres"},
+    "raw.reading",
+    columns(
+        series_id="Series of the registry",
+        ts="Start of the measured interval",
+        revision="1 for what came first, one more for each correction",
+        value="In the unit of its series",
+        quality="high, medium, low or bad, as the device said",
+        received_at="When the platform knew",
+        source="mqtt, rest, opcua or history",
+    ),
     deps=[mqtt_meters, scada_turbines, registry_device, registry_series],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"postgres"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "raw.reading",
-        "dagster/column_schema": columns(
-            series_id="Series of the registry",
-            ts="Start of the measured interval",
-            revision="1 for what came first, one more for each correction",
-            value="In the unit of its series",
-            quality="high, medium, low or bad, as the device said",
-            received_at="When the platform knew",
-            source="mqtt, rest, opcua or history",
-        ),
-    },
 )
 def raw_readings_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """What arrived for the hour, counted and fingerprinted; the streaming plane has already stored it."""
@@ -94,25 +88,19 @@ def raw_readings_hourly(context: dg.AssetExecutionContext, database: Database) -
     )
 
 
-@dg.asset(
-    group_name="2_quality",
+@hourly_asset(
+    "2_quality",
+    {"greatexpectations", "postgres"},
+    "validated.reading",
+    columns(
+        series_id="Series of the registry",
+        ts="Start of the measured interval",
+        revision="Revision of the raw reading",
+        value="In the unit of its series",
+        quality="high, medium or low",
+        received_at="When the platform knew",
+    ),
     deps=[raw_readings_hourly],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"greatexpectations", "postgres"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "validated.reading",
-        "dagster/column_schema": columns(
-            series_id="Series of the registry",
-            ts="Start of the measured interval",
-            revision="Revision of the raw reading",
-            value="In the unit of its series",
-            quality="high, medium or low",
-            received_at="When the platform knew",
-        ),
-    },
 )
 def validated_readings_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """Readings that pass the row rules of Great Expectations; the others wait in ``validated.quarantine``."""

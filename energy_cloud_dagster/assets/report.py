@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import dagster as dg
 
 from energy_cloud_dagster.domain.audit.canonical import digest
-from energy_cloud_dagster.partitions import hour_key
+from energy_cloud_dagster.partitions import ONE_RUN, hour_key, hourly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +25,22 @@ HOURLY_FRESHNESS: Final = dg.FreshnessPolicy.time_window(
     warn_window=timedelta(hours=3), fail_window=timedelta(hours=26)
 )
 DAILY_FRESHNESS: Final = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(days=3))
+
+
+def hourly_asset(
+    group: str, kinds: set[str], table: str, schema: dg.TableSchema, *, deps: Sequence[Any]
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return the decorator of an hourly asset: its place in the flow, its table, and how fresh it must be."""
+    return dg.asset(
+        group_name=group,
+        deps=deps,
+        kinds=kinds,
+        partitions_def=hourly,
+        backfill_policy=ONE_RUN,
+        owners=[OWNER],
+        freshness_policy=HOURLY_FRESHNESS,
+        metadata={"dagster/table_name": table, "dagster/column_schema": schema},
+    )
 
 
 class Effort:
