@@ -29,11 +29,12 @@ up: $(READY) ## Start everything and stay: parts, ingest, fleet, Dagster, API
 test: $(READY) ## Run all tests, with branch coverage (PYTEST="-k market" adds options)
 	@$(BIN)/pytest --cov --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
 
-check: $(READY) ## Format, lint, types, import rules
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+check: $(READY) ## Format, lint, types, import rules: all of them, then the verdict
+	@failed=; \
+	for tool in "ruff format --check ." "ruff check ." mypy lint-imports; do \
+	  echo "== $$tool"; $(BIN)/$$tool || failed="$$failed, $$tool"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make check: failed:$${failed#,}" >&2; exit 1; fi
 
 bench: $(READY) ## Measure the figures that the documentation quotes
 	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done

@@ -159,7 +159,8 @@ def test_the_wheel_holds_what_an_installation_needs(tmp_path: Path) -> None:
     for left_by_hand in ("dbt/target/manifest.json", "dbt/logs/dbt.log"):
         (copy / left_by_hand).parent.mkdir(parents=True)
         (copy / left_by_hand).write_text("{}")
-    subprocess.run([str(UV), "build", "--quiet", "--wheel", "--out-dir", tmp_path, copy], check=True)
+    build = [str(UV), "build", "--quiet", "--python", sys.executable, "--wheel", "--out-dir", tmp_path, copy]
+    subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert [pattern for pattern in PACKAGE_DATA if not any(fnmatch(name, pattern) for name in names)] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import subprocess
 import sys
@@ -28,10 +27,10 @@ from energy_cloud_dagster.domain.forecasting import (
     temperature_outlook,
 )
 from energy_cloud_dagster.domain.forecasting import prophet_model as module
+from energy_cloud_dagster.sample_data import files
 
 ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repeats
 ORIGIN = datetime(2026, 4, 20, 14, tzinfo=UTC)
-VICTORIA = Path(__file__).parents[3] / "shared/data/load_weather/victoria_au_2012_2014_30min.csv.gz"
 
 
 def community(days: int = 35, seed: int = 1) -> tuple[pd.Series, pd.DataFrame]:
@@ -233,13 +232,10 @@ def test_holdout_does_not_know_the_weather_of_its_days() -> None:
 # -- measured load
 
 
-@pytest.mark.skipif(not VICTORIA.exists(), reason="the measured load of Victoria is not beside the repository")
 @pytest.mark.parametrize(("weeks", "number", "most_mape"), [(8, 8, 6.0), (52, 3, 6.5)])
 def test_prophet_beats_last_week_on_victoria(weeks: int, number: int, most_mape: float) -> None:
     """Days spread over a year, temperature by its outlook, as the models would have run."""
-    with gzip.open(VICTORIA) as file:
-        half_hours = pd.read_csv(file, parse_dates=["timestamp"], index_col="timestamp")
-    hours = half_hours.resample("1h").mean()
+    hours = files.read_values(files.FOLDER / files.REGION.name, files.REGION.columns).resample("1h").mean()
     load, weather = hours["demand_mw"], hours["temperature_c"].rename("temperature")
     scores: dict[str, list[float]] = {"prophet": [], "naive": [], "mape": []}
     origins = pd.date_range("2013-02-03", "2014-01-20", periods=number).normalize().tz_localize(ZONE).tz_convert("UTC")
