@@ -25,6 +25,7 @@ def configure_logging(log_format: Literal["console", "json"], level: str) -> Non
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # looked up for every line: whoever replaces sys.stderr, and closes it, is not written to afterwards
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
