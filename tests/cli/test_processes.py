@@ -15,6 +15,8 @@ import pytest
 from energy_cloud_dagster.cli import main
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from energy_cloud_dagster.embedded.broker import EmbeddedBroker
 
 PROGRAM = [sys.executable, "-m", "energy_cloud_dagster.cli"]
@@ -57,15 +59,26 @@ def test_what_is_missing_is_one_sentence(
     assert told.count("\n") == 1
 
 
+@pytest.fixture
+def own_broker(home: Path) -> Iterator[EmbeddedBroker]:
+    """A worker's session outlives it and goes on taking its share of all messages: of nobody else's broker."""
+    from energy_cloud_dagster.embedded.broker import EmbeddedBroker
+
+    server = EmbeddedBroker(home / "cli-broker")
+    server.start()
+    yield server
+    server.stop()
+
+
 def test_a_worker_says_when_it_is_ready_and_stops_when_asked(
-    database_url: str, broker: EmbeddedBroker, home: Path
+    database_url: str, own_broker: EmbeddedBroker, home: Path
 ) -> None:
     variables = {
         "ENERGY_CLOUD_HOME": str(home / "cli-ingest"),
         "ENERGY_CLOUD_DATABASE_URL": database_url,
-        "ENERGY_CLOUD_MQTT_URL": broker.url,
-        "ENERGY_CLOUD_MQTT_USERNAME": broker.username,
-        "ENERGY_CLOUD_MQTT_PASSWORD": broker.password,
+        "ENERGY_CLOUD_MQTT_URL": own_broker.url,
+        "ENERGY_CLOUD_MQTT_USERNAME": own_broker.username,
+        "ENERGY_CLOUD_MQTT_PASSWORD": own_broker.password,
         "ENERGY_CLOUD_LOG_FORMAT": "json",
     }
     child = subprocess.Popen(
