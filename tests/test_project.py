@@ -136,6 +136,8 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_the_tour_names_every_asset_check_and_sensor() -> None:
+    from dagster import AssetKey
+
     from energy_cloud_dagster.definitions import defs
 
     graph = defs.resolve_asset_graph()
@@ -147,6 +149,13 @@ def test_the_tour_names_every_asset_check_and_sensor() -> None:
     started = {one.name for one in [*(defs.schedules or ()), *(defs.sensors or ())]}
     missing = {name for name in (assets - views) | checks | started if f"`{name}`" not in README}
     assert missing == set()
+    rows = [line for line in README.splitlines() if line.startswith("| **")]
+    misplaced = {
+        name
+        for name in assets - views
+        if not any(f"**{graph.get(AssetKey(name)).group_name}**" in row and f"`{name}`" in row for row in rows)
+    }
+    assert misplaced == set()
     assert "`stg_…`, `int_…` (views)" in README
 
 
