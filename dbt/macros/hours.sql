@@ -14,3 +14,8 @@
 {% macro energy_kwh(power_kw, minutes) -%}
   ({{ power_kw }} * {{ minutes }} / 60.0)
 {%- endmacro %}
+
+{# When an hour is worked on: its end and the time that its last readings have to arrive; as in domain/intervals.py. #}
+{% macro worked_on(hour) -%}
+  ({{ hour }} + interval '1 hour' + interval '{{ var("settling_minutes") }} minutes')
+{%- endmacro %}

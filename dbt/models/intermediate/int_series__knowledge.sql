@@ -1,24 +1,24 @@
--- The states of knowledge of each hour: the first is reached with the last first reading, each later correction gives
--- one more. A forecast made at T uses the latest state before T, so that a replay sees what was known then.
+-- The states of knowledge of each hour: one of what had arrived when the hour was worked on, and one for every moment at
+-- which more arrived afterwards, late readings and corrections alike. A forecast made at T uses the latest state before
+-- T, so that a replay sees what was known then, and what came later changes no state that was there.
 with reading as (
     select * from {{ ref('stg_validated__reading') }}
     where {{ in_build_hours('hour_utc') }}
 ),
 
-first_state as (
+in_time as (
     select series_id, hour_utc, max(received_at_utc) as known_at_utc
     from reading
-    where revision = 1
+    where received_at_utc < {{ worked_on('hour_utc') }}
     group by series_id, hour_utc
 ),
 
-correction as (
-    select distinct r.series_id, r.hour_utc, greatest(r.received_at_utc, f.known_at_utc) as known_at_utc
-    from reading as r
-    inner join first_state as f on r.series_id = f.series_id and r.hour_utc = f.hour_utc
-    where r.revision > 1
+afterwards as (
+    select distinct series_id, hour_utc, received_at_utc as known_at_utc
+    from reading
+    where received_at_utc >= {{ worked_on('hour_utc') }}
 )
 
-select series_id, hour_utc, known_at_utc from first_state
-union
-select series_id, hour_utc, known_at_utc from correction
+select series_id, hour_utc, known_at_utc from in_time
+union all
+select series_id, hour_utc, known_at_utc from afterwards
