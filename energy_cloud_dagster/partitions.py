@@ -18,6 +18,8 @@ daily = dg.DailyPartitionsDefinition(start_date=FIRST_HOUR, timezone="UTC")
 
 #: A range of hours is one run: it pays the imports once and gives the same digests as hour by hour.
 ONE_RUN: Final = dg.BackfillPolicy.single_run()
+#: Tag of the jobs that settle: Dagster's home lets one of their runs go on at a time, for they share one account.
+ONE_AT_A_TIME: Final = {"energy-cloud/one-at-a-time": "settlement"}
 
 
 def hour_key(hour: datetime) -> str:
@@ -43,4 +45,15 @@ def offset(hours_back: int) -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-hours_back, end_offset=-hours_back)
 
 
-__all__ = ["FIRST_HOUR", "HOUR", "ONE_RUN", "daily", "hour_key", "hourly", "hours_in", "offset", "range_tags"]
+__all__ = [
+    "FIRST_HOUR",
+    "HOUR",
+    "ONE_AT_A_TIME",
+    "ONE_RUN",
+    "daily",
+    "hour_key",
+    "hourly",
+    "hours_in",
+    "offset",
+    "range_tags",
+]

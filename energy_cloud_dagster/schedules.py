@@ -1,6 +1,6 @@
 """What the clock starts: the hourly tick, which catches up missed hours in order, and the daily fit."""
 
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
@@ -9,7 +9,7 @@ from energy_cloud_dagster.adapters import registry, validation
 from energy_cloud_dagster.assets.forecasts import region_load_model_daily
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339
-from energy_cloud_dagster.partitions import hour_key, hourly, range_tags
+from energy_cloud_dagster.partitions import ONE_AT_A_TIME, hour_key, hourly, range_tags
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.sensors.automation import settlement_retry, working
 from energy_cloud_dagster.settings import load_settings
@@ -23,6 +23,7 @@ hourly_job = dg.define_asset_job(
     "hourly",
     selection=dg.AssetSelection.all() - dg.AssetSelection.assets(region_load_model_daily),
     executor_def=dg.in_process_executor,
+    tags=ONE_AT_A_TIME,
     description="One hour from meter to chain, or a range of hours in one run. One process: imports are paid once.",
 )
 daily_fit_job = dg.define_asset_job(
@@ -34,8 +35,8 @@ daily_fit_job = dg.define_asset_job(
 
 
 @dg.schedule(job=hourly_job, cron_schedule=_settings.tick_cron, execution_timezone="UTC", default_status=_STATUS)
-def hourly_tick(context: dg.ScheduleEvaluationContext, database: Database) -> dg.RunRequest | dg.SkipReason:
-    """Works on every hour that is due, oldest first, as one run of neighbouring hours."""
+def hourly_tick(context: dg.ScheduleEvaluationContext, database: Database) -> list[dg.RunRequest] | dg.SkipReason:
+    """Works on every hour that is due, oldest first: neighbours are one run, and no hour waits for a distant one."""
     if working(context.instance, "hourly", "settlement_retry"):
         return dg.SkipReason("the last run is still at work")
     now = context.scheduled_execution_time.astimezone(UTC)
@@ -47,13 +48,19 @@ def hourly_tick(context: dg.ScheduleEvaluationContext, database: Database) -> dg
         return dg.SkipReason(str(error))
     if not due:
         return dg.SkipReason(f"no hour is due at {rfc3339(now)}")
-    last = due[0]
-    while last + HOUR in due:
-        last += HOUR
-    run_key = f"tick-{rfc3339(now)}"
-    if last == due[0]:
-        return dg.RunRequest(run_key=run_key, partition_key=hour_key(last))
-    return dg.RunRequest(run_key=run_key, tags=range_tags(due[0], last))
+    firsts = [hour for hour in due if hour - HOUR not in due]
+    lasts = [hour for hour in due if hour + HOUR not in due]
+    return [
+        _request(f"tick-{rfc3339(now)}-{rfc3339(first)}", first, last)
+        for first, last in zip(firsts, lasts, strict=True)
+    ]
+
+
+def _request(run_key: str, first: datetime, last: datetime) -> dg.RunRequest:
+    """Return the run of the hours ``first`` to ``last``, both included."""
+    if first == last:
+        return dg.RunRequest(run_key=run_key, partition_key=hour_key(first))
+    return dg.RunRequest(run_key=run_key, tags=range_tags(first, last))
 
 
 @dg.schedule(job=daily_fit_job, cron_schedule="7 0 * * *", execution_timezone="UTC", default_status=_STATUS)

@@ -78,6 +78,13 @@ def record_intent(connection: sa.Connection, row: BatchRow, settlement: Settleme
         )
 
 
+def record_contract(connection: sa.Connection, batch_id: str, contract: str, chain_id: int) -> None:
+    """Record where a batch is settled; an intent is recorded before any node was asked."""
+    connection.execute(
+        sa.update(batch).where(batch.c.batch_id == batch_id).values(contract=contract, chain_id=chain_id)
+    )
+
+
 def record_sent(connection: sa.Connection, batch_id: str, tx_hash: str) -> None:
     """Record the transaction before it is sent, so that a crash can be reconciled by its receipt."""
     connection.execute(sa.update(batch).where(batch.c.batch_id == batch_id).values(state="sent", tx_hash=tx_hash))

@@ -179,10 +179,11 @@ def census(connection: sa.Connection, region_id: str, start: datetime, end: date
 
 
 def due_hours(connection: sa.Connection, region_id: str, market_id: str, now: datetime, limit: int) -> list[datetime]:
-    """Return the hours that should have been worked on by ``now`` and were not, oldest first.
+    """Return up to ``limit`` hours that should have been worked on by ``now`` and were not, oldest first.
 
-    From the hour that the region operates since: an hour is done when the delivery whose gate it closes is cleared and,
-    unless it is incomplete or had no market, its own delivery is settled.
+    From the hour that the region operates since: an hour is done when the delivery whose gate it closes is cleared
+    and, unless it is incomplete or had no market, its own delivery is settled. Hours whose gate nobody has closed go
+    before those that only their settlement waits for: one that cannot be settled takes nobody's turn.
     """
     slots = (
         sa.func.generate_series(
@@ -211,20 +212,21 @@ def due_hours(connection: sa.Connection, region_id: str, market_id: str, now: da
         .outerjoin(checked_hour, sa.and_(checked_hour.c.region_id == region_id, checked_hour.c.hour == hour))
         .outerjoin(batch, sa.and_(batch.c.market_id == market_id, batch.c.delivery_start == hour))
         .where(sa.or_(ahead.c.market_id.is_(None), unsettled))
-        .order_by(hour)
+        .order_by(ahead.c.market_id.is_not(None), hour)
         .limit(limit)
     )
-    return [row[0] for row in connection.execute(statement)]
+    return sorted(row[0] for row in connection.execute(statement))
 
 
-def hours_with_late_readings(
-    connection: sa.Connection, region_id: str, since: datetime
-) -> list[tuple[datetime, datetime]]:
-    """Return (hour, latest receipt) of validated hours that received a reading after they were validated."""
+def hours_with_late_readings(connection: sa.Connection, region_id: str, since: datetime) -> list[tuple[datetime, int]]:
+    """Return (hour, readings it has now) of validated hours that have other readings than when they were validated.
+
+    Readings are counted: the time of a receipt may lie before a validation that its transaction came after.
+    """
     hour = sa.func.date_trunc("hour", reading.c.ts, "UTC")
-    latest = sa.func.max(reading.c.received_at)
+    rows = sa.func.count()
     statement = (
-        sa.select(checked_hour.c.hour, latest)
+        sa.select(checked_hour.c.hour, rows)
         .join_from(checked_hour, reading, hour == checked_hour.c.hour)
         .where(
             checked_hour.c.region_id == region_id,
@@ -232,8 +234,8 @@ def hours_with_late_readings(
             reading.c.ts >= since,
             reading.c.series_id.in_(_of_region(region_id)),
         )
-        .group_by(checked_hour.c.hour, checked_hour.c.known_at)
-        .having(sa.or_(checked_hour.c.known_at.is_(None), latest > checked_hour.c.known_at))
+        .group_by(checked_hour.c.hour, checked_hour.c.rows_read)
+        .having(rows != checked_hour.c.rows_read)
         .order_by(checked_hour.c.hour)
     )
     return [(row[0], row[1]) for row in connection.execute(statement)]

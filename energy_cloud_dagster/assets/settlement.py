@@ -1,5 +1,6 @@
 """Money moves: trades of the delivery hour against what the meters say, in one transaction that anchors evidence."""
 
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,17 +11,18 @@ from energy_cloud_dagster.adapters import audit, markets, marts, registry, settl
 from energy_cloud_dagster.adapters.evidence import replace_evidence, save_steps
 from energy_cloud_dagster.adapters.settlements import BatchRow
 from energy_cloud_dagster.assets.market import market_clearing_hourly
-from energy_cloud_dagster.assets.report import HOURLY_FRESHNESS, OWNER, Effort, columns, result
+from energy_cloud_dagster.assets.report import Effort, columns, hourly_asset, result
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.audit.evidence import Sealed, build_documents, make_batch, seal, settlement_digest
-from energy_cloud_dagster.domain.errors import EnergyCloudError
+from energy_cloud_dagster.domain.errors import ChainUnavailable, EnergyCloudError
 from energy_cloud_dagster.domain.intervals import GATE_LEAD_HOURS, HOUR, rfc3339
 from energy_cloud_dagster.domain.market.auction import clear
 from energy_cloud_dagster.domain.market.orders import Order
 from energy_cloud_dagster.domain.readings.energy import metered_wh
 from energy_cloud_dagster.domain.settlement.settle import Settlement, imbalance_prices, settle
 from energy_cloud_dagster.domain.units import decimal_string
-from energy_cloud_dagster.partitions import ONE_RUN, hourly, hours_in, offset
+from energy_cloud_dagster.partitions import hours_in, offset
+from energy_cloud_dagster.quality.rules import CONNECTION_WH
 from energy_cloud_dagster.resources import Chain, Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -45,32 +47,26 @@ class Held(NamedTuple):
     reason: str
 
 
-@dg.asset(
-    group_name="7_settlement",
+@hourly_asset(
+    "7_settlement",
+    {"ethereum", "python"},
+    "settlement.position",
+    columns(
+        batch_id="Derived from market, hour and revision; the contract takes it once",
+        participant_id="Participant, the grid among them",
+        account="Its account on the chain",
+        traded_wh="Sold positive, bought negative",
+        scheduled_wh="Net injection that it owed the grid",
+        metered_wh="Measured net injection",
+        deviation_wh="metered - scheduled, priced at the imbalance price",
+        trade_micro="Earned in trades, 10⁻⁶ of the currency",
+        imbalance_micro="Earned by deviating, 10⁻⁶ of the currency",
+        net_micro="Sum of both; all participants together give zero",
+    ),
     deps=[
         "fct_participant__hourly",
         dg.AssetDep(market_clearing_hourly, partition_mapping=offset(GATE_LEAD_HOURS)),
     ],
-    partitions_def=hourly,
-    backfill_policy=ONE_RUN,
-    owners=[OWNER],
-    kinds={"ethereum", "python"},
-    freshness_policy=HOURLY_FRESHNESS,
-    metadata={
-        "dagster/table_name": "settlement.position",
-        "dagster/column_schema": columns(
-            batch_id="Derived from market, hour and revision; the contract takes it once",
-            participant_id="Participant, the grid among them",
-            account="Its account on the chain",
-            traded_wh="Sold positive, bought negative",
-            scheduled_wh="Net injection that it owed the grid",
-            metered_wh="Measured net injection",
-            deviation_wh="metered - scheduled, priced at the imbalance price",
-            trade_micro="Earned in trades, 10⁻⁶ of the currency",
-            imbalance_micro="Earned by deviating, 10⁻⁶ of the currency",
-            net_micro="Sum of both; all participants together give zero",
-        ),
-    },
 )
 def settlement_batch_hourly(
     context: dg.AssetExecutionContext, database: Database, chain: Chain
@@ -79,12 +75,13 @@ def settlement_batch_hourly(
     effort = Effort()
     with effort.importing():
         client = chain.client()
-        context.log.debug("settling on chain %s", client.chain_id)
+        with suppress(ChainUnavailable):  # the intent is recorded first, so that it is taken up when the node answers
+            context.log.debug("settling on chain %s", client.chain_id)
     region = load_settings().region
     found: dict[datetime, dict[str, Any]] = {}
     for hour in hours_in(context.partition_time_window):
         with database.begin() as connection:
-            prepared = _prepare(connection, region, hour, client, context.run_id)
+            prepared = _prepare(connection, region, hour, context.run_id)
         if isinstance(prepared, Held):
             context.log.warning("%s is not settled: %s", rfc3339(hour), prepared.reason)
             found[hour] = {"held": prepared.reason, "dagster/partition_row_count": 0, "digest": digest(prepared.reason)}
@@ -115,6 +112,9 @@ def send(database: Database, client: "ChainClient", prepared: Prepared) -> Batch
             for one in prepared.settlement.positions
         ),
     )
+    contract = client.ensure_contract(prepared.row.contract)
+    with database.begin() as connection:
+        settlements.record_contract(connection, batch.batch_id, contract, client.chain_id)
     receipt = client.find(batch)
     if receipt is None:
         signed = client.prepare(batch)
@@ -132,9 +132,7 @@ def send(database: Database, client: "ChainClient", prepared: Prepared) -> Batch
     return row
 
 
-def _prepare(
-    connection: sa.Connection, region: str, hour: datetime, client: "ChainClient", run_id: str
-) -> Prepared | Held:
+def _prepare(connection: sa.Connection, region: str, hour: datetime, run_id: str) -> Prepared | Held:
     """Compute the batch of a delivery hour and record the intent to send it, or say why it is held."""
     market_id = registry.find_region(connection, region).market_id
     cleared = markets.clearing_of(connection, market_id, hour)
@@ -152,6 +150,14 @@ def _prepare(
     ]
     if missing:
         return Held(f"no complete metering of {', '.join(missing)}")
+    beyond = [
+        one.participant_id
+        for one in participants
+        if one.kind != "grid"
+        and abs(metered_wh(metered[one.participant_id].net_injection_kwh)) > CONNECTION_WH[one.kind]
+    ]
+    if beyond:
+        return Held(f"metered beyond the connection of {', '.join(beyond)}")
     known_at = census[0].known_at
     earlier = settlements.batch_of_hour(connection, market_id, hour, _REVISION)
     if earlier is not None and earlier.state != "intended":
@@ -187,8 +193,8 @@ def _prepare(
         len(sealed.rows),
         settlement_digest(settlement),
         "intended",
-        client.ensure_contract(earlier.contract if earlier else ""),
-        client.chain_id,
+        earlier.contract if earlier else "",
+        earlier.chain_id if earlier else 0,
         None,
         None,
         None,

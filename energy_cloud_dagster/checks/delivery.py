@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import sqlalchemy as sa
@@ -11,14 +11,12 @@ from energy_cloud_dagster.adapters import marts, registry
 from energy_cloud_dagster.checks.window import hours_checked
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339
 from energy_cloud_dagster.domain.readings.energy import metered_wh
+from energy_cloud_dagster.quality.rules import CONNECTION_WH
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: What a connection can carry in an hour: 50 kWh for a home, 10 MWh for a VPP.
-_GREATEST_WH: Final = {"prosumer": 50_000, "vpp": 10_000_000}
 
 
 @dg.asset_check(
@@ -73,7 +71,7 @@ def _frame(connection: sa.Connection, region: str, hours: list[datetime]) -> "pd
                     "complete": int(metered is not None and metered.complete),
                     "net_injection_wh": wh,
                     "magnitude_wh": abs(wh) if wh is not None else 0,
-                    "greatest_wh": _GREATEST_WH[one.kind],
+                    "greatest_wh": CONNECTION_WH[one.kind],
                 }
             )
     return pd.DataFrame(rows).set_index(["hour", "participant"])

@@ -32,7 +32,13 @@ def write_dagster_home(home: Path, database_url: str) -> Path:
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
         "run_monitoring": {"enabled": True, "start_timeout_seconds": 180, "max_resume_run_attempts": 0},
-        "concurrency": {"runs": {"max_concurrent_runs": 2}},
+        "concurrency": {
+            "runs": {
+                "max_concurrent_runs": 2,
+                # two settlements at once would sign with the same nonce
+                "tag_concurrency_limits": [{"key": "energy-cloud/one-at-a-time", "limit": 1}],
+            }
+        },
     }
     path = folder / "dagster.yaml"
     path.touch(mode=0o600)

@@ -29,6 +29,8 @@ PLAUSIBLE: Final[dict[str, PlausibleRange]] = {
     "soc": PlausibleRange(0.0, 1.0),
     "storage": PlausibleRange(-10_000.0, 10_000.0),
 }
+#: What a participant's connection can carry in an hour (Wh): 50 kWh for a home, 10 MWh for a VPP.
+CONNECTION_WH: Final[dict[str, int]] = {"prosumer": 50_000, "vpp": 10_000_000}
 #: Series without a role are stored and bounded only by what a float of energy can sensibly be.
 ANY_SERIES: Final = PlausibleRange(-1e9, 1e9)
 

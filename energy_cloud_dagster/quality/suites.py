@@ -71,11 +71,20 @@ def row_suite() -> ExpectationSuite:
         name="readings_rows",
         expectations=[
             gxe.ExpectColumnValuesToNotBeNull(column="value", meta={"rule": "value_missing"}),
+            # a missing value is missing, and nothing else
             gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                column_A="value", column_B="least", or_equal=True, meta={"rule": "below_plausible_range"}
+                column_A="value",
+                column_B="least",
+                or_equal=True,
+                ignore_row_if="either_value_is_missing",
+                meta={"rule": "below_plausible_range"},
             ),
             gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                column_A="greatest", column_B="value", or_equal=True, meta={"rule": "above_plausible_range"}
+                column_A="greatest",
+                column_B="value",
+                or_equal=True,
+                ignore_row_if="either_value_is_missing",
+                meta={"rule": "above_plausible_range"},
             ),
             gxe.ExpectColumnValuesToBeInSet(
                 column="quality", value_set=["high", "medium", "low"], meta={"rule": "quality_bad"}

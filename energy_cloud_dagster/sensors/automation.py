@@ -11,7 +11,7 @@ from energy_cloud_dagster.adapters import registry, settlements, validation
 from energy_cloud_dagster.assets.evidence import trade_evidence_hourly
 from energy_cloud_dagster.assets.settlement import settlement_batch_hourly
 from energy_cloud_dagster.domain.errors import EnergyCloudError
-from energy_cloud_dagster.partitions import FIRST_HOUR, hour_key
+from energy_cloud_dagster.partitions import FIRST_HOUR, ONE_AT_A_TIME, hour_key
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
@@ -35,6 +35,7 @@ settlement_retry = dg.define_asset_job(
     "settlement_retry",
     selection=dg.AssetSelection.assets(settlement_batch_hourly, trade_evidence_hourly),
     executor_def=dg.in_process_executor,
+    tags=ONE_AT_A_TIME,
     description="Brings batches that were sent, or meant to be, onto the chain, and proves them.",
 )
 
@@ -64,8 +65,8 @@ def late_readings(context: dg.SensorEvaluationContext, database: Database) -> Re
         return
     if not found:
         yield dg.SkipReason("no hour has readings that arrived after its validation")
-    for hour, received_at in found:
-        yield dg.RunRequest(run_key=f"late-{hour_key(hour)}-{received_at.isoformat()}", partition_key=hour_key(hour))
+    for hour, rows in found:
+        yield dg.RunRequest(run_key=f"late-{hour_key(hour)}-{rows}", partition_key=hour_key(hour))
 
 
 @dg.sensor(job=settlement_retry, minimum_interval_seconds=60, default_status=_STATUS)
