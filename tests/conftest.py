@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from energy_cloud_dagster.domain.intervals import HOUR
+
 if TYPE_CHECKING:
+    import dagster as dg
     import sqlalchemy as sa
 
     from energy_cloud_dagster.embedded.broker import EmbeddedBroker
     from energy_cloud_dagster.embedded.chain import EmbeddedChain
     from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
+    from energy_cloud_dagster.settings import Settings
 
 
 #: Set where every part is installed: a test that is skipped all the same has lost its reason, and fails.
@@ -120,3 +128,188 @@ def each_chain(request: pytest.FixtureRequest, home: Path) -> Iterator[EmbeddedC
     node.start()
     yield node
     node.stop()
+
+
+@dataclass
+class Pipeline:
+    """The whole orchestration plane in a home of its own: three weeks of history, a fitted model, six hours run."""
+
+    settings: Settings
+    server: EmbeddedPostgres
+    chain: EmbeddedChain
+    instance: dg.DagsterInstance
+    dagster_home: str
+    #: First and last partition of the run; the first two settle nothing, for nobody cleared their deliveries.
+    first: datetime
+    last: datetime
+    range_run: str = ""
+    _copies: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def settled(self) -> list[datetime]:
+        """The deliveries that the run settled."""
+        return [hour for hour in self.hours if hour >= self.first + 2 * HOUR]
+
+    @property
+    def hours(self) -> list[datetime]:
+        return [self.first + index * HOUR for index in range(int((self.last - self.first) / HOUR) + 1)]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        from energy_cloud_dagster.embedded.parts import child_environment
+
+        return {
+            **child_environment(self.settings),
+            "DAGSTER_HOME": self.dagster_home,
+            "DAGSTER_DISABLE_TELEMETRY": "yes",
+        }
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """Open a transaction on the platform's database as assets do."""
+        from energy_cloud_dagster.resources import Database
+
+        with Database(url=self.settings.database_url.get_secret_value()).begin() as connection:
+            yield connection
+
+    def run(self, first: datetime, last: datetime | None = None) -> str:
+        from energy_cloud_dagster.cli.pipeline import run_hours
+
+        return run_hours(self.instance, first, last or first)
+
+    def job(self, name: str, hour: datetime, **how: object) -> dg.ExecuteInProcessResult:
+        """Run a job for one hour in this process and return its result, whether it succeeded or not."""
+        from energy_cloud_dagster.definitions import defs
+        from energy_cloud_dagster.partitions import hour_key
+
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        return defs.resolve_job_def(name).execute_in_process(
+            instance=self.instance, raise_on_error=False, partition_key=hour_key(hour), run_config=quiet, **how
+        )
+
+    def asked_by(self, sensor: dg.SensorDefinition) -> list[dg.RunRequest] | str:
+        """Evaluate a sensor; return the runs that it asks for, or why it asks for none."""
+        import dagster as dg
+
+        from energy_cloud_dagster.definitions import defs
+        from energy_cloud_dagster.resources import Database
+
+        with dg.build_sensor_context(
+            instance=self.instance, definitions=defs, resources={"database": Database()}
+        ) as context:
+            found = sensor.evaluate_tick(context)
+        return list(found.run_requests or ()) or str(found.skip_message)
+
+    def digests(self, *run_ids: str) -> dict[tuple[str, str], str]:
+        """Return the digest of every asset and partition that the runs materialised; a view's is its data version."""
+        import dagster as dg
+
+        found = {}
+        for run_id in run_ids:
+            records = self.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+            for record in records.records:
+                made = record.asset_materialization
+                assert made is not None
+                value = made.metadata.get("digest")
+                digest = str(value.value) if value else (made.tags or {})["dagster/data_version"]
+                found[made.asset_key.to_user_string(), str(made.partition)] = digest
+        return found
+
+    def checks(self, run_id: str) -> dict[str, dg.AssetCheckEvaluation]:
+        """Return the evaluations of a run's checks, by name."""
+        import dagster as dg
+
+        records = self.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+        found = [record.event_log_entry.asset_check_evaluation for record in records]
+        return {one.check_name: one for one in found if one is not None}
+
+    def keep(self, name: str) -> None:
+        """Keep the database as it is now under ``name``."""
+        self._copy("pipeline", name)
+
+    def restore(self, name: str) -> None:
+        """Bring the database back to what was kept; its name stays, for dbt's parsed project holds it."""
+        self._copy(name, "pipeline")
+
+    def _copy(self, source: str, target: str) -> None:
+        import psycopg
+
+        from energy_cloud_dagster.resources import database
+
+        database._engine.cache_clear()
+        with psycopg.connect(self.server.url("postgres"), autocommit=True) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname in (%s, %s)", [source, target]
+            )
+            if connection.execute("select 1 from pg_database where datname = %s", [target]).fetchone():
+                # renaming is at once where dropping waits for a checkpoint
+                connection.execute(f"alter database {target} rename to {target}_old_{next(self._copies)}")
+            connection.execute(f"create database {target} template {source}")
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(home: Path, postgres: EmbeddedPostgres) -> Iterator[Pipeline]:
+    from pydantic import SecretStr
+
+    from energy_cloud_dagster.cli import bringup
+    from energy_cloud_dagster.embedded.chain import EmbeddedChain
+    from energy_cloud_dagster.embedded.dagster_home import write_dagster_home
+    from energy_cloud_dagster.settings import Settings
+
+    folder = home / "p"
+    for name in ("pipeline", "pipeline_dagster"):
+        postgres.ensure_database(name)
+    chain = EmbeddedChain(folder / "chain")
+    with ExitStack() as stack:
+        stack.callback(chain.stop)
+        chain.start()
+        settings = Settings(
+            home=folder,
+            database_url=SecretStr(postgres.url("pipeline")),
+            dagster_database_url=SecretStr(postgres.url("pipeline_dagster")),
+            chain_rpc_url=chain.rpc_url,
+            chain_private_key=SecretStr(chain.private_key),
+            replay=True,
+        )
+        dagster_home = str(write_dagster_home(folder, postgres.url("pipeline_dagster")))
+        first = datetime(2026, 4, 6, 7, tzinfo=UTC)  # four in the afternoon in Seoul
+        made = Pipeline(settings, postgres, chain, None, dagster_home, first, first + 5 * HOUR)  # type: ignore[arg-type]
+        with _environment(made.variables):
+            from energy_cloud_dagster.cli import pipeline
+
+            made.instance = stack.enter_context(pipeline.instance())
+            start = first - timedelta(weeks=3)
+            bringup.prepare(settings, start)
+            bringup.load_history(settings, start, first + 8 * HOUR, lambda _: None)
+            pipeline.validate_history(start, first)
+            pipeline.fit_day(made.instance, (first - timedelta(days=1)).replace(hour=0))
+            made.keep("pipeline_before")
+            made.range_run = made.run(made.first, made.last)
+            made.keep("pipeline_after")
+        yield made
+
+
+@pytest.fixture
+def pipeline(finished_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """The pipeline after its run, for tests that only read; its settings are those of the process meanwhile."""
+    for name, value in finished_pipeline.variables.items():
+        monkeypatch.setenv(name, value)
+    return finished_pipeline
+
+
+@pytest.fixture
+def altered(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """The same for tests that write: the database is brought back afterwards. The chain keeps what it was sent."""
+    yield pipeline
+    pipeline.restore("pipeline_after")
