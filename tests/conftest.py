@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,10 +59,14 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(home: Path) -> Iterator[EmbeddedPostgres]:
-    from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
+    """One server for the whole run; what it holds is thrown away, so it need not reach the disk."""
+    from energy_cloud_dagster.embedded.postgres import SERVER_SETTINGS, EmbeddedPostgres
 
     server = EmbeddedPostgres(home / "pg")
-    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SERVER_SETTINGS, "fsync", "off")
+        patch.setitem(SERVER_SETTINGS, "full_page_writes", "off")
+        server.start()
     yield server
     server.stop()
 
@@ -143,7 +146,6 @@ class Pipeline:
     first: datetime
     last: datetime
     range_run: str = ""
-    _copies: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def settled(self) -> list[datetime]:
@@ -241,9 +243,7 @@ class Pipeline:
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where datname in (%s, %s)", [source, target]
             )
-            if connection.execute("select 1 from pg_database where datname = %s", [target]).fetchone():
-                # renaming is at once where dropping waits for a checkpoint
-                connection.execute(f"alter database {target} rename to {target}_old_{next(self._copies)}")
+            connection.execute(f"drop database if exists {target} with (force)")
             connection.execute(f"create database {target} template {source}")
 
 

@@ -245,8 +245,11 @@ def verify_batch(
     verdicts = {}
     for trade_id in trade_ids or evidence.trades_in_batch(connection, batch_id):
         row = evidence.of_batch(connection, batch_id, trade_id)
-        parties = [row.document.get("trade", {}).get(name) for name in ("buyerId", "sellerId")]
-        salted = {one: now.readings[one] for one in parties if one in now.readings}
+        # what stands there now need not be what was sealed
+        document = row.document if isinstance(row.document, Mapping) else {}
+        traded = document.get("trade")
+        parties = [traded.get(name) if isinstance(traded, Mapping) else None for name in ("buyerId", "sellerId")]
+        salted = {one: now.readings[one] for one in parties if isinstance(one, str) and one in now.readings}
         recomputed = Recomputed(
             digests={
                 "readings": subjects_digest(salted) if len(salted) == len(parties) else None,
@@ -263,7 +266,7 @@ def verify_batch(
             leaves=leaves,
         )
         stored = StoredEvidence(
-            row.document,
+            document,
             row.leaf_index,
             row.leaf,
             row.proof,

@@ -150,9 +150,16 @@ class ClearingRow(NamedTuple):
 
 
 def publish_prices(connection: sa.Connection, rows: Sequence[OutsidePrice]) -> None:
-    """Record prices; what was published first for an hour stands."""
+    """Record prices; what was published first for an hour stands, in whatever order it is recorded."""
+    statement = insert(price)
+    names = ("import_price_micro", "export_price_micro", "published_at")
+    statement = statement.on_conflict_do_update(
+        index_elements=["market_id", "hour"],
+        set_={name: statement.excluded[name] for name in names},
+        where=price.c.published_at > statement.excluded.published_at,
+    )
     if rows:
-        connection.execute(insert(price).on_conflict_do_nothing(), [row._asdict() for row in rows])
+        connection.execute(statement, [row._asdict() for row in rows])
 
 
 def outside_prices(

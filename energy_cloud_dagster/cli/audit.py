@@ -38,10 +38,12 @@ def verify(
     from energy_cloud_dagster.adapters.chain import ChainClient
     from energy_cloud_dagster.adapters.database import make_engine
     from energy_cloud_dagster.cli.attached import attached
+    from energy_cloud_dagster.cli.home_database import require_migrated
 
     if kind not in ("trade", "batch"):
         raise typer.BadParameter("give `trade` or `batch`", param_hint="trade|batch")
     with attached() as settings:
+        require_migrated(settings.database_url.get_secret_value())
         engine = make_engine(settings.database_url.get_secret_value(), pool_size=1)
         try:
             with engine.begin() as connection:

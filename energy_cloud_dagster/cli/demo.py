@@ -28,6 +28,8 @@ def demo(
 ) -> None:
     """Replay measured data over real MQTT and OPC UA, run the hourly pipeline, settle on a chain, and report.
 
+    Exit status 1 when a trade cannot be proved.
+
     Example: energy-cloud demo --hours 6
     """
     from energy_cloud_dagster.cli import bringup, logs, report
@@ -52,6 +54,8 @@ def demo(
             from energy_cloud_dagster.cli.up import stay
 
             stay(settings, console)
+        if found["audit"]["broken"]:
+            raise typer.Exit(1)
 
 
 def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from energy_cloud_dagster.domain.errors import Conflict
+from energy_cloud_dagster.domain.errors import Conflict, Misconfigured
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.settings import Settings
@@ -42,3 +42,12 @@ def home_database(settings: Settings, *, share: bool = True) -> Iterator[Setting
             upgrade(server.url("energy_cloud"))
         url = SecretStr(server.url("energy_cloud"))
         yield settings.model_copy(update={"home": home, "database_url": url})
+
+
+def require_migrated(url: str) -> None:
+    """Raise Misconfigured, with what to do, when the database lacks migrations; DatabaseUnavailable when it is down."""
+    from energy_cloud_dagster.adapters import database
+
+    pending = database.status(url).pending
+    if pending:
+        raise Misconfigured(f"the database lacks {len(pending)} migration(s); run `energy-cloud db upgrade` first")

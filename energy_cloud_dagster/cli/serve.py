@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from energy_cloud_dagster.domain.errors import DatabaseUnavailable, Misconfigured
+from energy_cloud_dagster.domain.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.settings import Settings
@@ -28,29 +28,20 @@ def serve(
     Example: energy-cloud serve --port 8000
     """
     from energy_cloud_dagster.cli import logs
-    from energy_cloud_dagster.cli.home_database import home_database
+    from energy_cloud_dagster.cli.home_database import home_database, require_migrated
     from energy_cloud_dagster.settings import load_settings
 
     given = {"api_port": port, "bind_host": host}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings)
     if settings.database_url.get_secret_value():
-        _require_migrated(settings.database_url.get_secret_value())
+        try:
+            require_migrated(settings.database_url.get_secret_value())
+        except DatabaseUnavailable as error:
+            # The API may start before its database; /health/ready says when both are there.
+            typer.echo(f"energy-cloud: {error}; serving all the same", err=True)
     with home_database(settings, share=False) as filled:
         _run(filled, workers)
-
-
-def _require_migrated(url: str) -> None:
-    from energy_cloud_dagster.adapters import database
-
-    try:
-        pending = database.status(url).pending
-    except DatabaseUnavailable as error:
-        # The API may start before its database; /health/ready says when both are there.
-        typer.echo(f"energy-cloud: {error}; serving all the same", err=True)
-        return
-    if pending:
-        raise Misconfigured(f"the database lacks {len(pending)} migration(s); run `energy-cloud db upgrade` first")
 
 
 def _bootstrap(settings: Settings) -> None:

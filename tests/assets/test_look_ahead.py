@@ -25,7 +25,10 @@ PLANNED = (
 
 
 def test_rows_received_after_the_gate_change_nothing_that_was_planned(altered: Pipeline) -> None:
-    """Late first readings and corrections of every length of interval, one database with them and one without."""
+    """Everything deleted that came after the gate, and planned anew: the same forecasts, plans, orders and clearing.
+
+    Late first readings and corrections of every length of interval are among what came after.
+    """
     partition = altered.first + 2 * HOUR
     gate = gate_closure(partition + 2 * HOUR)
     original = _planned(altered, altered.range_run, partition)
@@ -41,16 +44,6 @@ def test_rows_received_after_the_gate_change_nothing_that_was_planned(altered: P
 
     assert planned[0] == planned[1]
     assert planned[0] != original, "the late rows matter: with them in time the plan was another"
-
-
-def test_the_future_is_not_needed(altered: Pipeline) -> None:
-    """Everything that was received after the gate deleted: the same plans, orders and clearing."""
-    partition = altered.first + 2 * HOUR
-    altered.restore("pipeline_before")
-    with altered.begin() as connection:
-        _delete_from(connection, gate_closure(partition + 2 * HOUR))
-    run = altered.run(altered.first, partition)
-    assert _planned(altered, run, partition) == _planned(altered, altered.range_run, partition)
 
 
 def _delete_from(connection: sa.Connection, gate: datetime) -> None:

@@ -243,3 +243,35 @@ def test_a_contract_that_refuses_is_a_failure_that_retries_do_not_mend(
     description = str(failure.step_failure_data.user_failure_data.description)
     assert "ENERGY_CLOUD_CHAIN_CONTRACT" in description
     assert failure.step_failure_data.user_failure_data.label == "intentional-failure"
+
+
+def test_an_hour_whose_marts_and_readings_disagree_is_held(unsettled: tuple[Pipeline, datetime, str]) -> None:
+    from energy_cloud_dagster.assets.settlement import Held, _prepare
+
+    pipeline, hour, _ = unsettled
+    with pipeline.begin() as connection:
+        connection.execute(
+            sa.text(
+                "update marts.fct_participant__hourly set net_injection_kwh = net_injection_kwh + 0.001"
+                " where hour_utc = :hour and participant_id = 'HOME-07'"
+            ),
+            {"hour": hour},
+        )
+        held = _prepare(connection, "seoul", hour, "test")
+    assert isinstance(held, Held)
+    assert "disagree about HOME-07" in held.reason
+
+
+def test_a_proof_that_breaks_fails_the_run_by_the_name_of_its_step(altered: Pipeline) -> None:
+    import dagster as dg
+
+    hour = altered.settled[-1]
+    with altered.begin() as connection:
+        connection.execute(
+            sa.text("update audit.evidence set proof = jsonb_set(proof, '{0}', to_jsonb('0x' || repeat('ab', 32)))")
+        )
+    ran = altered.job("settlement_retry", hour, asset_selection=[dg.AssetKey("trade_evidence_hourly")])
+    failure = next(event for event in ran.all_events if event.is_step_failure)
+    description = str(failure.step_failure_data.user_failure_data.description)
+    assert "trades fail their proof" in description
+    assert "at step proof" in description

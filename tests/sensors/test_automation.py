@@ -281,12 +281,20 @@ def test_a_failed_run_is_told_on_the_log(pipeline: Pipeline) -> None:
 # -- their state
 
 
-@pytest.mark.parametrize("automation", ["stopped", "running"])
-def test_schedules_and_sensors_start_as_the_setting_says(automation: str, pipeline: Pipeline) -> None:
+def test_schedules_and_sensors_are_stopped_unless_the_setting_says_otherwise() -> None:
+    from energy_cloud_dagster.schedules import SCHEDULES
+    from energy_cloud_dagster.sensors import SENSORS
+    from energy_cloud_dagster.settings import Settings
+
+    assert Settings.model_fields["automation"].default == "stopped"
+    assert {one.default_status.value for one in [*SCHEDULES, *SENSORS]} == {"STOPPED"}
+
+
+def test_schedules_and_sensors_run_at_once_where_the_setting_says_so(pipeline: Pipeline) -> None:
     code = (
         "from energy_cloud_dagster.schedules import SCHEDULES; from energy_cloud_dagster.sensors import SENSORS;"
         "print(*(one.default_status.value for one in [*SCHEDULES, *SENSORS]), SCHEDULES[0].cron_schedule)"
     )
-    environment = {**os.environ, "ENERGY_CLOUD_AUTOMATION": automation, "ENERGY_CLOUD_TICK_CRON": "*/2 * * * *"}
+    environment = {**os.environ, "ENERGY_CLOUD_AUTOMATION": "running", "ENERGY_CLOUD_TICK_CRON": "*/2 * * * *"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == [automation.upper()] * 5 + ["*/2", "*", "*", "*", "*"]
+    assert ran.stdout.split() == ["RUNNING"] * 5 + ["*/2", "*", "*", "*", "*"]

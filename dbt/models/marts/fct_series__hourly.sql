@@ -5,6 +5,7 @@
       {'columns': ['series_id', 'hour_utc']},
     ]
 ) }}
+-- Sums are ordered: the last bit of a sum of floats depends on the order, and digests see it.
 with interval_value as (
     select
         i.series_id,

@@ -1,0 +1,207 @@
+"""The program as people run it: real subprocesses, one finished demo for all tests, a look at what is left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+PROGRAM = [sys.executable, "-m", "energy_cloud_dagster.cli"]
+PASSWORD = "correct horse battery"
+HOURS = 2
+#: A demo takes about a minute of CPU; on a busy machine several of wall time.
+PATIENCE = 900.0
+
+
+def await_true(what: Callable[[], object], seconds: float, said: Callable[[], str] = lambda: "it") -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {said()}"
+        time.sleep(0.05)
+
+
+def free_port_base() -> int:
+    """A port N such that N to N+5 are free; below the ports that the kernel gives to clients."""
+    while True:
+        base = random.randrange(20000, 32000, 10)
+        with ExitStack() as stack:
+            try:
+                for port in range(base, base + 6):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return base
+
+
+@dataclass
+class Home:
+    """A home, its ports, and the program run on it."""
+
+    folder: Path
+    ports: int = field(default_factory=free_port_base)
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ENERGY_CLOUD_")}
+        own = {
+            "ENERGY_CLOUD_HOME": str(self.folder),
+            "ENERGY_CLOUD_PORT_BASE": str(self.ports),
+            "ENERGY_CLOUD_ADMIN_PASSWORD": PASSWORD,
+        }
+        return kept | own | variables
+
+    def run(self, *arguments: str, timeout: float = PATIENCE, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    @contextmanager
+    def start(self, *arguments: str, **variables: str) -> Iterator[Started]:
+        """The program in the background, its output in a file; killed at the end where it still runs."""
+        log = self.folder.with_name(f"{self.folder.name}-{arguments[0]}-{time.monotonic_ns()}.log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*PROGRAM, *arguments],
+                env=self.environment(**variables),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield Started(process, log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                self.await_no_process()
+            log.unlink(missing_ok=True)
+
+    def processes(self) -> dict[int, str]:
+        """Every living process that names this home in its environment or command line."""
+        name, found = str(self.folder).encode(), {}
+        for path in Path("/proc").glob("[0-9]*"):
+            if int(path.name) == os.getpid():
+                continue
+            try:
+                state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                command = (path / "cmdline").read_bytes()
+                if state not in "ZX" and (name in command or name in (path / "environ").read_bytes()):
+                    found[int(path.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue
+        return found
+
+    def await_no_process(self, seconds: float = 30.0) -> None:
+        await_true(lambda: not self.processes(), seconds, lambda: f"left: {self.processes()}")
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """URL of the home's database, the server started for the length of the block."""
+        from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
+
+        server = EmbeddedPostgres(self.folder / "postgres", log=self.folder / "logs" / "postgres.log")
+        server.start()
+        try:
+            yield server.url("energy_cloud")
+        finally:
+            server.stop()
+
+
+@dataclass
+class Started:
+    """A process in the background and what it has printed so far."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def await_true(
+        self, what: Callable[[], object], *passing: type[Exception], seconds: float = PATIENCE, pause: float = 0.05
+    ) -> None:
+        """Await ``what``; that it raises one of ``passing`` means not yet, that the process ends first is a failure."""
+        end = time.monotonic() + seconds
+        while True:
+            with suppress(*passing):
+                if what():
+                    return
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < end, self.printed
+            time.sleep(pause)
+
+    def await_line(self, line: str, seconds: float = PATIENCE) -> None:
+        """Await ``line`` on a line of its own."""
+        self.await_true(lambda: line in self.printed.splitlines(), seconds=seconds)
+
+    def interrupt(self, seconds: float = 30.0) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(seconds)
+
+
+@dataclass
+class Demo:
+    """A finished demo: its home, what it printed, and its report."""
+
+    home: Home
+    finished: subprocess.CompletedProcess[str]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        assert self.finished.returncode == 0, self.finished.stderr
+        found: dict[str, Any] = json.loads(self.finished.stdout)
+        return found
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command that runs in this process leaves no logging behind for other tests."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def make_home() -> Iterator[Callable[[], Home]]:
+    """Makes homes with short paths; all go at the end, with whatever still runs there ended by its own id."""
+    made: list[Home] = []
+
+    def make() -> Home:
+        made.append(Home(Path(tempfile.mkdtemp(prefix="ec-"))))
+        return made[-1]
+
+    yield make
+    for each in made:
+        for pid in each.processes():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(each.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def demo(make_home: Callable[[], Home]) -> Demo:
+    """One demo from an empty home, for all tests that read; who changes something there puts it back."""
+    if os.environ.get("J2_HOME"):
+        saved = Path("/tmp/ec-j2" + os.environ["J2_HOME"])
+        out, err = (Path(f"/tmp/j2saved.{name}").read_text() for name in ("out", "err"))
+        return Demo(Home(saved), subprocess.CompletedProcess([], 0, out, err))
+    home = make_home()
+    return Demo(home, home.run("demo", "--hours", str(HOURS), "--json"))
