@@ -33,6 +33,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
     # it calls the absence of plotly, which nothing here needs, an error
     logging.getLogger("prophet.plot").setLevel(logging.CRITICAL)
     with dg.DagsterInstance.get() as found:
+        # kept connections, as its webserver has them: a run would open some 500, a third of its time
+        found.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
         yield found
 
 

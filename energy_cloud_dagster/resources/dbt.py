@@ -115,6 +115,8 @@ def _invoke(arguments: list[str], manifest: Any = None) -> Any:
 
     quiet = ["--quiet", "--no-use-colors", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
     outcome = dbtRunner(manifest=manifest).invoke([*quiet, *arguments])
+    if isinstance(outcome.exception, KeyboardInterrupt):
+        raise outcome.exception  # dbt catches even that
     if outcome.exception is not None:
         raise dg.Failure(f"dbt {arguments[0]} did not run: {outcome.exception}") from outcome.exception
     return outcome.result

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,3 +92,23 @@ def test_an_address_over_tcp_is_handed_on() -> None:
             if name.startswith("ENERGY_CLOUD_DBT_")
         }
     assert found == {"HOST": "db.example", "PORT": "6543", "USER": "us@er", "PASSWORD": "p/w", "DATABASE": "energy"}
+
+
+def test_an_interrupt_ends_the_build_and_is_no_failure_of_it(pipeline: Pipeline) -> None:
+    """Ctrl-C while dbt is at work, by a signal as the terminal sends it."""
+    before = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            _build_until_interrupted(pipeline)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+
+
+def _build_until_interrupted(pipeline: Pipeline) -> None:
+    nothing = {"start_hour": rfc3339(pipeline.first), "end_hour": rfc3339(pipeline.first)}
+    while True:
+        list(dbt.Dbt().build(nothing))
