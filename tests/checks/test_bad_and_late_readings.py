@@ -187,3 +187,12 @@ def test_an_hour_without_any_reading_is_told_and_held(altered: Pipeline) -> None
         assert isinstance(held, Held)
         assert "validated" in held.reason
         assert isinstance(_prepare(connection, "seoul", altered.first, "test"), Held)
+
+
+def test_a_check_by_itself_looks_at_the_newest_hour(pipeline: Pipeline) -> None:
+    from energy_cloud_dagster.checks.window import hours_checked
+
+    context = dg.build_asset_check_context(instance=pipeline.instance)
+    with pipeline.begin() as connection:
+        assert hours_checked(context, connection, "seoul") == [pipeline.last]
+        assert hours_checked(context, connection, "busan") == []

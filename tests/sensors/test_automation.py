@@ -147,12 +147,14 @@ def test_the_tick_catches_up_a_limited_number_of_hours(operating: Pipeline) -> N
 
 def test_the_tick_waits_for_a_run_that_goes_on(operating: Pipeline) -> None:
     from energy_cloud_dagster.definitions import defs
+    from energy_cloud_dagster.sensors.automation import chain_receipts
 
     job = defs.resolve_job_def("hourly")
     run = operating.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     try:
         assert tick(operating, run_time(operating.last + HOUR)) == "the last run is still at work"
         assert late(operating) == "the hourly job is at work"
+        assert operating.asked_by(chain_receipts) == "a settlement is at work"
     finally:
         operating.instance.delete_run(run.run_id)
 
