@@ -68,6 +68,7 @@ def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:
     history_start = first - bringup.HISTORY
     with stages.stage("Migrate the database and register the community"):
         password = bringup.prepare(settings, history_start)
+    report.credentials(stages.console, password)
     with stages.stage("Load eight weeks of history", bringup.HISTORY.days) as progress:
         history = bringup.load_history(settings, history_start, first, progress)
     total = int((end - first) / HOUR)

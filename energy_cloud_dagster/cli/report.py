@@ -37,6 +37,12 @@ def banner(console: Console, running: Sequence[RunningPart]) -> None:
         )
 
 
+def credentials(console: Console, password: str | None) -> None:
+    """Say a generated password: as soon as it holds, for who is stopped before the end, and again at the end."""
+    if password:
+        console.print(f"Account  [bold]admin[/], password [bold]{password}[/] (kept nowhere)", soft_wrap=True)
+
+
 def gather(settings: Settings, start: datetime, end: datetime) -> dict[str, Any]:
     """Return the figures of the deliveries ``[start, end)``, read from the database."""
     from energy_cloud_dagster.adapters import markets, readings, registry, settlements, validation
@@ -180,11 +186,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
     console.print(Panel(table, title=f"{found['hours']} hours, from meter to chain", expand=False))
     _show_money(console, found)
     _show_time(console, found)
-    if found.get("admin_password"):
-        console.print(
-            f"API account [bold]admin[/], password [bold]{found['admin_password']}[/] (shown this once)",
-            soft_wrap=True,
-        )
+    credentials(console, found.get("admin_password"))
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:

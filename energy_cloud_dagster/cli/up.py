@@ -53,11 +53,12 @@ def stay(settings: Settings, console: Console) -> None:
     """Run all processes on ``settings`` until SIGINT or SIGTERM; one that ends is started again."""
     from energy_cloud_dagster.adapters import registry
     from energy_cloud_dagster.adapters.database import make_engine
-    from energy_cloud_dagster.cli import attached, bringup, pipeline
+    from energy_cloud_dagster.cli import attached, bringup, pipeline, report
 
     _on_signals(_interrupt)
     now = datetime.now(UTC)
     password = bringup.prepare(settings, now)
+    report.credentials(console, password)
     engine = make_engine(settings.database_url.get_secret_value(), pool_size=1)
     with engine.begin() as connection:
         since = registry.operating_since(connection, settings.region)
@@ -93,8 +94,7 @@ def stay(settings: Settings, console: Console) -> None:
         console.print(f"API      http://{host}:{settings.port('api')}/docs", soft_wrap=True)
         console.print(f"Dagster  http://{host}:{settings.port('dagster')}", soft_wrap=True)
         console.print(f"Ticks    {settings.tick_cron} (UTC), hours from {first:%Y-%m-%d %H:%M} on", soft_wrap=True)
-        if password:
-            console.print(f"Account  admin, password {password} (shown this once)", soft_wrap=True)
+        report.credentials(console, password)
         stop = threading.Event()
         _on_signals(lambda *_: stop.set())
         console.print("READY")

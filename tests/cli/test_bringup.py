@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from energy_cloud_dagster.cli import bringup, pipeline
+from energy_cloud_dagster.cli import bringup
 from energy_cloud_dagster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -67,8 +67,3 @@ def test_ports_without_a_variable_follow_the_base() -> None:
     moved, stayed = load_settings(port_base=21000), load_settings()
     assert (bringup.plant_port(moved), bringup.code_port(moved)) == (21004, 21005)
     assert (bringup.plant_port(stayed), bringup.code_port(stayed)) == (4840, 4266)
-
-
-def test_runs_outside_the_home_are_left_alone(tmp_path: Path) -> None:
-    elsewhere = load_settings(home=tmp_path, dagster_database_url=SecretStr("postgresql://db.example/dagster"))
-    assert pipeline.end_orphans(elsewhere) == 0

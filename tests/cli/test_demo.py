@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -15,7 +14,6 @@ import pytest
 from energy_cloud_dagster.adapters.tables import metadata
 from energy_cloud_dagster.cli import demo as module
 from energy_cloud_dagster.cli.bringup import HISTORY
-from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from .conftest import Demo, Home
@@ -24,7 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 #: What another run of the same hours may change: ids of runs, and how long something took.
 _OF_ONE_RUN = {"run_id"}
-DEMO = ("demo", "--hours", "2", "--json")
 
 
 def contents(url: str) -> dict[str, tuple[int, str]]:
@@ -44,45 +41,6 @@ def transactions(home: Home) -> list[str]:
     """Every transaction that the chain of a home has accepted."""
     lines = (home.folder / "chain" / "journal.jsonl").read_text().splitlines()
     return [record["raw"] for record in map(json.loads, lines) if "raw" in record]
-
-
-def kill_when(home: Home, query: str) -> None:
-    """Run the demo and kill it outright as soon as ``query`` gives true; await that nothing of it is left."""
-    server = EmbeddedPostgres(home.folder / "postgres")
-    with home.start(*DEMO) as started:
-        deadline = time.monotonic() + 900
-        while not _true(server, query):
-            assert started.process.poll() is None, started.printed
-            assert time.monotonic() < deadline, started.printed
-            time.sleep(0.02)
-        started.process.kill()
-        started.process.wait()
-        home.await_no_process()
-
-
-def _true(server: EmbeddedPostgres, query: str) -> bool:
-    try:
-        with psycopg.connect(server.url("energy_cloud"), connect_timeout=5) as connection:
-            row = connection.execute(query).fetchone()  # type: ignore[arg-type]
-    except (psycopg.Error, OSError):
-        return False  # not yet there
-    return bool(row and row[0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def disturbed(make_home: Callable[[], Home], request: pytest.FixtureRequest) -> Future[Any]:
-    """A demo that was killed while it loaded, killed while it settled, and run again; beside the undisturbed one."""
-    home = make_home()
-
-    def run() -> Any:
-        kill_when(home, "select count(*) > 0 from raw.reading")
-        kill_when(home, "select count(*) > 0 from settlement.batch")
-        return home, home.run(*DEMO)
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(run)
-        request.getfixturevalue("demo")
-        return future
 
 
 def test_it_reports_everything_as_json_and_nothing_else(demo: Demo) -> None:
@@ -129,7 +87,7 @@ def test_the_same_command_again_changes_nothing(demo: Demo) -> None:
     with demo.home.database() as url:
         before = contents(url)
     sent = transactions(demo.home)
-    again = demo.home.run(*DEMO)
+    again = replace(demo.home, measured=False).run("demo", "--hours", "2", "--json")
     assert again.returncode == 0, again.stderr
     second = json.loads(again.stdout)
     assert second["digests"] == first["digests"]
@@ -142,10 +100,8 @@ def test_the_same_command_again_changes_nothing(demo: Demo) -> None:
     assert {name: rows for name, rows in after.items() if rows != before[name]} == {}
 
 
-def test_killed_twice_and_run_again_it_ends_as_if_nothing_had_happened(demo: Demo, disturbed: Future[Any]) -> None:
-    home, finished = disturbed.result()
-    assert finished.returncode == 0, finished.stderr
-    report = json.loads(finished.stdout)
+def test_killed_twice_and_run_again_it_ends_as_if_nothing_had_happened(demo: Demo, disturbed: Future[Demo]) -> None:
+    home, report = disturbed.result().home, disturbed.result().report
     assert report["digests"] == demo.report["digests"]
     assert report["audit"] == demo.report["audit"]
     assert report["net"] == demo.report["net"]

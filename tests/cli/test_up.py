@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from rich.console import Console
 
-from energy_cloud_dagster.cli.up import _children
+from energy_cloud_dagster.cli.up import _children, _watch
 from energy_cloud_dagster.domain.errors import Misconfigured
 from energy_cloud_dagster.embedded.claims import accepts
 from energy_cloud_dagster.embedded.dagster_home import write_dagster_home
+from energy_cloud_dagster.embedded.supervise import Child
 from energy_cloud_dagster.settings import load_settings
 
 if TYPE_CHECKING:
@@ -140,7 +145,7 @@ def test_stopped_within_a_run_and_started_again_it_finishes_that_hour(up: tuple[
     home.await_no_process(seconds=5)
     assert not (home.folder / "running.json").exists()
 
-    with home.start("up", **BUSY) as again:
+    with replace(home, measured=False).start("up", **BUSY) as again:
         again.await_line("READY")
         # neither history nor model a second time
         assert "First start" not in again.printed
@@ -154,6 +159,37 @@ def test_stopped_within_a_run_and_started_again_it_finishes_that_hour(up: tuple[
     await_closed = time.monotonic() + 5
     while any(accepts(port) for port in ports):
         assert time.monotonic() < await_closed
+
+
+def test_interrupted_while_it_starts_it_stops_too(make_home: Callable[[], Home]) -> None:
+    home = replace(make_home(), measured=False)
+    with home.start("up", ENERGY_CLOUD_ADMIN_PASSWORD="") as started:
+        started.await_line("First start: load eight weeks of history ...")
+        # the account is there, and nothing but this line knows its password
+        assert re.search(r"^Account  admin, password \S{16,} ", started.printed, re.MULTILINE), started.printed
+        assert started.interrupt() != 0
+        assert "Traceback" not in started.printed
+        assert "READY" not in started.printed
+        home.await_no_process(seconds=5)
+
+
+def test_a_process_that_ends_is_named_and_started_again(tmp_path: Path) -> None:
+    fragile = Child("fragile", [sys.executable, "-c", "raise SystemExit('Error: out of luck')"], None, tmp_path / "log")
+    console = Console(file=io.StringIO(), width=200)
+    stop = threading.Event()
+    watching = threading.Thread(target=_watch, args=(stop, load_settings(home=tmp_path), [fragile], console))
+    fragile.start()
+    watching.start()
+    deadline = time.monotonic() + 60
+    while fragile.log.read_text().count("out of luck") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stop.set()
+    watching.join(60)
+    assert not watching.is_alive()
+    fragile.stop()
+    assert isinstance(console.file, io.StringIO)
+    assert "fragile ended (1): Error: out of luck (log:" in console.file.getvalue()
 
 
 def test_a_taken_port_is_named_before_anything_else_is_done(demo: Demo) -> None:
