@@ -29,8 +29,16 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
+def ended(stat: list[str]) -> bool:
+    """Whether the fields of ``/proc/PID/stat`` from the state on tell of a process that holds nothing any more.
+
+    A zombie whose other threads still end (field 20 counts them) still has its ports and files.
+    """
+    return stat[0] == "X" or (stat[0] == "Z" and int(stat[17]) <= 1)
+
+
 def group_lives(group: int) -> bool:
-    """Whether ``group`` has a member that is not a zombie (a container's first process may never reap them)."""
+    """Whether ``group`` has a member that is not a mere zombie (a container's first process may never reap them)."""
     if not signal_group(group, 0):
         return False
     try:
@@ -40,10 +48,10 @@ def group_lives(group: int) -> bool:
     for path in stats:
         try:
             with open(path) as file:  # noqa: PTH123
-                state, _, member_of, *_ = file.read().rsplit(")", 1)[1].split()
+                stat = file.read().rsplit(")", 1)[1].split()
         except (OSError, IndexError):
             continue
-        if int(member_of) == group and state not in "ZX":
+        if int(stat[2]) == group and not ended(stat):
             return True
     return not stats
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from energy_cloud_dagster.domain.errors import Conflict, Misconfigured, PartUnavailable
-from energy_cloud_dagster.embedded.guardian import NOBODY, group_lives, signal_group
+from energy_cloud_dagster.embedded.guardian import NOBODY, ended, group_lives, signal_group
 
 GUARDIAN = Path(__file__).with_name("guardian.py")
 PREDECESSOR_GRACE_SECONDS = 10.0
@@ -287,8 +287,8 @@ def unprivileged() -> str:
 def _identity(pid: int) -> str:
     """Return ``pid`` with its start time: numbers are reused, the pair is not. Empty when there is no such process."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return "" if state in "ZX" else f"{pid} {fields[18]}"
+        stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return "" if ended(stat) else f"{pid} {stat[19]}"
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""

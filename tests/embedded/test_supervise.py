@@ -213,6 +213,25 @@ def test_an_orphan_of_an_earlier_run_is_ended_at_the_next_start(
     assert child.wait(5) == 0
 
 
+def test_a_zombie_with_a_thread_at_work_still_lives() -> None:
+    """The kernel ends a process thread by thread; the last one to go closes its ports."""
+    leave = (
+        "import ctypes, sys, threading; threading.Thread(target=sys.stdin.read).start(); "
+        "print(flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", leave], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        await_true(lambda: not alive(process.pid))
+        assert supervise._identity(process.pid)
+        assert group_lives(process.pid)
+        process.kill()
+        await_true(lambda: not group_lives(process.pid))
+        assert not supervise._identity(process.pid)
+
+
 def test_a_pid_that_now_belongs_to_a_stranger_is_left_alone(folder: Path) -> None:
     child = shell("echo ready", folder)
     child.log.parent.mkdir()
