@@ -30,6 +30,12 @@ class Settings(BaseSettings):
     dagster_port: int | None = Field(None, ge=1, le=65535, description="Port of the Dagster UI (default 3000).")
     mqtt_port: int | None = Field(None, ge=1, le=65535, description="Port of the embedded MQTT broker (default 1883).")
     chain_port: int | None = Field(None, ge=1, le=65535, description="Port of the embedded chain (default 8545).")
+    mqtts_port: int | None = Field(
+        None, ge=1, le=65535, description="TLS port of the embedded MQTT broker, where it is mosquitto (default 8883)."
+    )
+    mqtt5_port: int | None = Field(
+        None, ge=1, le=65535, description="MQTT 5 port of the embedded broker, where it is iotcore (default 1884)."
+    )
 
     database_url: SecretStr = Field(
         SecretStr(""), description="postgresql://… of a real server; empty: the embedded PostgreSQL."
@@ -43,6 +49,9 @@ class Settings(BaseSettings):
     )
     mqtt_username: str = Field("", description="User name of this platform's own MQTT clients.")
     mqtt_password: SecretStr = Field(SecretStr(""), description="Password of this platform's own MQTT clients.")
+    mqtt_ca: Path | None = Field(
+        None, description="Certificate authority (PEM) of an mqtts:// broker; empty: those of the system."
+    )
     chain_rpc_url: str = Field("", description="JSON-RPC URL of a real EVM node; empty: the embedded chain.")
     chain_private_key: SecretStr = Field(
         SecretStr(""), description="Hex key of the settlement account; required with ENERGY_CLOUD_CHAIN_RPC_URL."
@@ -57,6 +66,23 @@ class Settings(BaseSettings):
     )
     region: str = Field("seoul", description="Region whose hours the pipeline works on.")
     unknown_devices: Literal["reject", "register"] = Field("reject", description="What MQTT ingest does with them.")
+    ingest_workers: int = Field(1, ge=1, le=64, description="MQTT ingest workers that `energy-cloud up` starts.")
+    token_grace_seconds: int = Field(
+        300, ge=0, le=604_800, description="How long a rotated device token stays valid beside the new one (HTTP)."
+    )
+    command_retry_seconds: float = Field(
+        10.0, gt=0, le=3600, description="Pause before a command that no device acknowledged is published again."
+    )
+    command_validity_seconds: int = Field(
+        300, ge=1, le=604_800, description="How long a command without `validUntil` is valid."
+    )
+    partition_days_ahead: int = Field(7, ge=1, le=366, description="Day partitions that are made ahead.")
+    retention_days: int | None = Field(
+        None, ge=1, description="Days of readings kept in the database once they are archived; empty: all."
+    )
+    archive_url: str = Field(
+        "", description="Folder or s3://bucket/prefix of the Parquet archive; empty: `archive` under `home`."
+    )
     replay: bool = Field(
         False,
         description="Believe the simulated `receivedAt` of messages: for demos and replays only, never in production.",
@@ -88,12 +114,20 @@ class Settings(BaseSettings):
             raise ValueError("has fewer than 32 characters")
         return secret
 
-    def port(self, part: Literal["api", "dagster", "mqtt", "chain"]) -> int:
+    def port(self, part: Literal["api", "dagster", "mqtt", "chain", "mqtts", "mqtt5"]) -> int:
         """Return the port of ``part``: its own variable, else ``port_base`` plus its place, else the default."""
         own: int | None = getattr(self, f"{part}_port")
         if own is not None:
             return own
-        place, default = {"api": (0, 8000), "dagster": (1, 3000), "mqtt": (2, 1883), "chain": (3, 8545)}[part]
+        place, default = {
+            "api": (0, 8000),
+            "dagster": (1, 3000),
+            "mqtt": (2, 1883),
+            "chain": (3, 8545),
+            # 4 and 5 are the simulated plant and Dagster's code server
+            "mqtts": (6, 8883),
+            "mqtt5": (7, 1884),
+        }[part]
         return default if self.port_base is None else self.port_base + place
 
 

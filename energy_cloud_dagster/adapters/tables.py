@@ -73,7 +73,6 @@ device = sa.Table(
     sa.Column("participant_id", sa.Text, sa.ForeignKey(participant.c.participant_id), nullable=True),
     sa.Column("interval_minutes", sa.Integer, nullable=False, server_default="15", comment="Length of its intervals"),
     sa.Column("verified", sa.Boolean, nullable=False, server_default=sa.true()),
-    sa.Column("token_hash", sa.Text, nullable=True),
     _stamp("created_at", "When it was registered"),
     sa.CheckConstraint("customer_class in ('residential', 'commercial', 'industrial')", name="customer_class"),
     schema="registry",
@@ -132,6 +131,19 @@ account = sa.Table(
     sa.CheckConstraint("role in ('admin', 'operator', 'trader', 'auditor', 'device', 'viewer')", name="role"),
     schema="registry",
 )
+credential = sa.Table(
+    "credential",
+    metadata,
+    sa.Column("credential_id", sa.Text, primary_key=True, comment="Public part of a device token"),
+    sa.Column("device_id", sa.Text, sa.ForeignKey(device.c.device_id), nullable=False),
+    sa.Column("token_hash", sa.Text, nullable=False, comment="PBKDF2-SHA512 as mosquitto's password file has it"),
+    _stamp("created_at", "When it was issued"),
+    _stamp("expires_at", "End of the grace after a rotation; null: none", null=True),
+    _stamp("revoked_at", "When it was revoked; null: never", null=True),
+    schema="registry",
+    comment="Tokens of devices; more than one is valid while one is being rotated",
+)
+sa.Index("ix_credential_device_id", credential.c.device_id)
 
 # -- raw: what arrived, immutable
 
@@ -150,6 +162,13 @@ reading = sa.Table(
     postgresql_partition_by="RANGE (ts)",
 )
 sa.Index("ix_reading_ts", reading.c.ts)
+# Streams ask for what arrived last; rows lie in order of receipt, so a few pages of ranges find them.
+sa.Index(
+    "ix_reading_received_at",
+    reading.c.received_at,
+    postgresql_using="brin",
+    postgresql_with={"pages_per_range": 16, "autosummarize": True},
+)
 rejected = sa.Table(
     "rejected",
     metadata,
@@ -164,6 +183,31 @@ rejected = sa.Table(
     comment="Every message that could not be stored, with its reason",
 )
 sa.Index("ix_rejected_received_at", rejected.c.received_at)
+request = sa.Table(
+    "request",
+    metadata,
+    sa.Column("caller", sa.Text, primary_key=True, comment="Account or device that wrote"),
+    sa.Column("idempotency_key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, comment="SHA-256 of method, path and body"),
+    sa.Column("status", sa.SmallInteger, nullable=False),
+    sa.Column("answer", BYTEA, nullable=False, comment="The body that was answered"),
+    _stamp("created_at", "When it was answered"),
+    schema="raw",
+    comment="Answered writes by Idempotency-Key, committed with what they wrote",
+)
+sa.Index("ix_request_created_at", request.c.created_at)
+archived_day = sa.Table(
+    "archived_day",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True, comment="UTC day of ts"),
+    sa.Column("uri", sa.Text, nullable=False, comment="Where the Parquet file lies"),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False, comment="Of the file"),
+    _stamp("archived_at", "When it was written and read back"),
+    _stamp("dropped_at", "When retention removed the day from the database; null: it is there", null=True),
+    schema="raw",
+    comment="Days of readings that lie in the archive",
+)
 
 # -- validated
 
@@ -283,6 +327,32 @@ setpoint = sa.Table(
     sa.Column("soc", sa.Double, nullable=True, comment="State of charge at the end of the step, fraction"),
     sa.Column("marginal_price", sa.Double, nullable=False, comment="Dual of the balance, per kWh"),
     schema="dispatch",
+)
+command = sa.Table(
+    "command",
+    metadata,
+    sa.Column("command_id", sa.Text, primary_key=True),
+    sa.Column("device_id", sa.Text, sa.ForeignKey(device.c.device_id), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False, comment="command or config, which is also the topic's last level"),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("payload", JSONB, nullable=False, comment="The document that is published"),
+    sa.Column("version", sa.Integer, nullable=True, comment="Of a config: 1, 2 … by device"),
+    sa.Column("state", sa.Text, nullable=False, comment="queued, sent, accepted, done, rejected or expired"),
+    sa.Column("reason", sa.Text, nullable=True, comment="Why it was rejected or expired"),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    _stamp("created_at", "When it was asked for"),
+    _stamp("valid_until", "It expires unless it is done by then"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0", comment="How often it was published"),
+    _stamp("next_attempt_at", "When it is published (again); null: never", null=True),
+    _stamp("updated_at", "Of its last transition"),
+    sa.CheckConstraint("kind in ('command', 'config')", name="kind"),
+    sa.CheckConstraint("state in ('queued', 'sent', 'accepted', 'done', 'rejected', 'expired')", name="state"),
+    schema="dispatch",
+    comment="Outbox of what the cloud asks of devices",
+)
+sa.Index("ix_command_device_id", command.c.device_id, command.c.created_at)
+sa.Index(
+    "ix_command_open", command.c.next_attempt_at, postgresql_where=command.c.state.in_(("queued", "sent", "accepted"))
 )
 
 # -- market
@@ -424,3 +494,16 @@ evidence = sa.Table(
     sa.Column("proof", JSONB, nullable=False, comment="Sibling hashes from the leaf up"),
     schema="audit",
 )
+command_event = sa.Table(
+    "command_event",
+    metadata,
+    sa.Column("event_id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("command_id", sa.Text, sa.ForeignKey(command.c.command_id), nullable=False),
+    _stamp("at", "When it happened"),
+    sa.Column("state", sa.Text, nullable=False, comment="The state that it entered"),
+    sa.Column("actor", sa.Text, nullable=False, comment="Account, device or outbox"),
+    sa.Column("detail", sa.Text, nullable=False, server_default=""),
+    schema="audit",
+    comment="Every transition of every command",
+)
+sa.Index("ix_command_event_command_id", command_event.c.command_id)

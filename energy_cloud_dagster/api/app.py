@@ -17,7 +17,18 @@ from energy_cloud_dagster.adapters.database import make_engine
 from energy_cloud_dagster.adapters.logs import configure_logging
 from energy_cloud_dagster.api import errors
 from energy_cloud_dagster.api.context import Context
-from energy_cloud_dagster.api.routers import audit, auth, energy, health, trading, vpp
+from energy_cloud_dagster.api.routers import (
+    audit,
+    auth,
+    commands,
+    consumption,
+    devices,
+    energy,
+    health,
+    real_time,
+    trading,
+    vpp,
+)
 from energy_cloud_dagster.api.security import AccountCache, Tokens, access_of, admit, is_public, signing_secret
 from energy_cloud_dagster.settings import Settings, load_settings
 
@@ -66,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     errors.install(app)
-    for section in (auth, health, energy, vpp, trading, audit):
+    for section in (auth, health, consumption, energy, real_time, vpp, devices, commands, trading, audit):
         app.include_router(section.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

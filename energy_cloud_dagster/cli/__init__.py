@@ -6,7 +6,22 @@ import sys
 
 import typer
 
-from energy_cloud_dagster.cli import audit, db, demo, dispatch, ingest, logs, scada, schema, serve, simulate, up, user
+from energy_cloud_dagster.cli import (
+    audit,
+    db,
+    demo,
+    device,
+    dispatch,
+    ingest,
+    logs,
+    outbox,
+    scada,
+    schema,
+    serve,
+    simulate,
+    up,
+    user,
+)
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 
 app = typer.Typer(
@@ -21,12 +36,14 @@ app.command()(up.up)
 app.command()(ingest.ingest)
 app.command()(scada.scada)
 app.command()(simulate.simulate)
+app.command()(outbox.outbox)
 app.command()(serve.serve)
 app.add_typer(audit.app, name="audit")
 app.add_typer(schema.app, name="schema")
 app.add_typer(dispatch.app, name="dispatch")
 app.add_typer(db.app, name="db")
 app.add_typer(user.app, name="user")
+app.add_typer(device.app, name="device")
 
 
 def main() -> None:

@@ -1,0 +1,7 @@
+"""Commands and configuration, cloud to device."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/v1/devices", tags=["devices"])

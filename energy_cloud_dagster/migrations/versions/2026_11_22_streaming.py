@@ -1,0 +1,134 @@
+"""Streaming: device credentials, the command outbox, answered requests, archived days.
+
+Revision ID: 20261122_0002
+Revises: 20261122_0001
+Create Date: 2026-11-22
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import BYTEA, JSONB
+
+revision = "20261122_0002"
+down_revision = "20261122_0001"
+branch_labels = None
+depends_on = None
+
+STAMP = sa.TIMESTAMP(timezone=True)
+
+
+def upgrade() -> None:
+    op.drop_column("device", "token_hash", schema="registry")
+    op.create_table(
+        "credential",
+        sa.Column("credential_id", sa.Text(), nullable=False, comment="Public part of a device token"),
+        sa.Column("device_id", sa.Text(), nullable=False),
+        sa.Column("token_hash", sa.Text(), nullable=False, comment="PBKDF2-SHA512 as mosquitto's password file has it"),
+        sa.Column("created_at", STAMP, nullable=False, comment="When it was issued"),
+        sa.Column("expires_at", STAMP, nullable=True, comment="End of the grace after a rotation; null: none"),
+        sa.Column("revoked_at", STAMP, nullable=True, comment="When it was revoked; null: never"),
+        sa.PrimaryKeyConstraint("credential_id", name=op.f("pk_credential")),
+        sa.ForeignKeyConstraint(["device_id"], ["registry.device.device_id"], name=op.f("fk_credential_device_id")),
+        schema="registry",
+        comment="Tokens of devices; more than one is valid while one is being rotated",
+    )
+    op.create_index("ix_credential_device_id", "credential", ["device_id"], schema="registry")
+    op.create_index(
+        "ix_reading_received_at",
+        "reading",
+        ["received_at"],
+        schema="raw",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 16, "autosummarize": True},
+    )
+    op.create_table(
+        "request",
+        sa.Column("caller", sa.Text(), nullable=False, comment="Account or device that wrote"),
+        sa.Column("idempotency_key", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False, comment="SHA-256 of method, path and body"),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("answer", BYTEA(), nullable=False, comment="The body that was answered"),
+        sa.Column("created_at", STAMP, nullable=False, comment="When it was answered"),
+        sa.PrimaryKeyConstraint("caller", "idempotency_key", name=op.f("pk_request")),
+        schema="raw",
+        comment="Answered writes by Idempotency-Key, committed with what they wrote",
+    )
+    op.create_index("ix_request_created_at", "request", ["created_at"], schema="raw")
+    op.create_table(
+        "archived_day",
+        sa.Column("day", sa.Date(), nullable=False, comment="UTC day of ts"),
+        sa.Column("uri", sa.Text(), nullable=False, comment="Where the Parquet file lies"),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False, comment="Of the file"),
+        sa.Column("archived_at", STAMP, nullable=False, comment="When it was written and read back"),
+        sa.Column(
+            "dropped_at",
+            STAMP,
+            nullable=True,
+            comment="When retention removed the day from the database; null: it is there",
+        ),
+        sa.PrimaryKeyConstraint("day", name=op.f("pk_archived_day")),
+        schema="raw",
+        comment="Days of readings that lie in the archive",
+    )
+    op.create_table(
+        "command",
+        sa.Column("command_id", sa.Text(), nullable=False),
+        sa.Column("device_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False, comment="command or config, which is also the topic's last level"),
+        sa.Column("topic", sa.Text(), nullable=False),
+        sa.Column("payload", JSONB(), nullable=False, comment="The document that is published"),
+        sa.Column("version", sa.Integer(), nullable=True, comment="Of a config: 1, 2 … by device"),
+        sa.Column("state", sa.Text(), nullable=False, comment="queued, sent, accepted, done, rejected or expired"),
+        sa.Column("reason", sa.Text(), nullable=True, comment="Why it was rejected or expired"),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        sa.Column("created_at", STAMP, nullable=False, comment="When it was asked for"),
+        sa.Column("valid_until", STAMP, nullable=False, comment="It expires unless it is done by then"),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False, comment="How often it was published"),
+        sa.Column("next_attempt_at", STAMP, nullable=True, comment="When it is published (again); null: never"),
+        sa.Column("updated_at", STAMP, nullable=False, comment="Of its last transition"),
+        sa.CheckConstraint("kind in ('command', 'config')", name=op.f("ck_command_kind")),
+        sa.CheckConstraint(
+            "state in ('queued', 'sent', 'accepted', 'done', 'rejected', 'expired')", name=op.f("ck_command_state")
+        ),
+        sa.PrimaryKeyConstraint("command_id", name=op.f("pk_command")),
+        sa.ForeignKeyConstraint(["device_id"], ["registry.device.device_id"], name=op.f("fk_command_device_id")),
+        schema="dispatch",
+        comment="Outbox of what the cloud asks of devices",
+    )
+    op.create_index("ix_command_device_id", "command", ["device_id", "created_at"], schema="dispatch")
+    op.create_index(
+        "ix_command_open",
+        "command",
+        ["next_attempt_at"],
+        schema="dispatch",
+        postgresql_where=sa.text("state in ('queued', 'sent', 'accepted')"),
+    )
+    op.create_table(
+        "command_event",
+        sa.Column("event_id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("command_id", sa.Text(), nullable=False),
+        sa.Column("at", STAMP, nullable=False, comment="When it happened"),
+        sa.Column("state", sa.Text(), nullable=False, comment="The state that it entered"),
+        sa.Column("actor", sa.Text(), nullable=False, comment="Account, device or outbox"),
+        sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_command_event")),
+        sa.ForeignKeyConstraint(
+            ["command_id"], ["dispatch.command.command_id"], name=op.f("fk_command_event_command_id")
+        ),
+        schema="audit",
+        comment="Every transition of every command",
+    )
+    op.create_index("ix_command_event_command_id", "command_event", ["command_id"], schema="audit")
+
+
+def downgrade() -> None:
+    op.drop_table("command_event", schema="audit")
+    op.drop_table("command", schema="dispatch")
+    op.drop_table("archived_day", schema="raw")
+    op.drop_table("request", schema="raw")
+    op.drop_index("ix_reading_received_at", "reading", schema="raw")
+    op.drop_table("credential", schema="registry")
+    op.add_column("device", sa.Column("token_hash", sa.Text(), nullable=True), schema="registry")
