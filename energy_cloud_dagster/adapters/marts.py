@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 
 _series_hour = sa.table(
     "fct_series__hourly",
@@ -95,7 +95,7 @@ def history(
             column.mean_value,
             column.last_value,
         )
-        .distinct(column.series_id, column.hour_utc)
+        .ext(distinct_on(column.series_id, column.hour_utc))
         .where(
             column.region_id == region_id,
             column.role.in_(roles),

@@ -57,7 +57,7 @@ def trade_evidence_hourly(
                     f"{trade_id} at step {step.step}: {step.detail}"
                 )
             proved = digest({trade_id: [step.actual for step in steps[:-1]] for trade_id, steps in verdicts.items()})
-            save_steps(connection, [("evidence", market_id, hour, proved, len(verdicts), context.run_id)])
+            save_steps(connection, [("evidence", market_id, hour, proved, len(verdicts), context.run.run_id)])
         found[hour] = {
             "dagster/partition_row_count": len(verdicts),
             "verified": len(verdicts),

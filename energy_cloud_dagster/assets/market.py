@@ -61,7 +61,7 @@ def market_clearing_hourly(context: dg.AssetExecutionContext, database: Database
     for hour in hours_in(context.partition_time_window):
         delivery = delivery_cleared_by(hour)
         with database.begin() as connection:
-            cleared, row, orders = _clear(connection, region, delivery, context.run_id)
+            cleared, row, orders = _clear(connection, region, delivery, context.run.run_id)
         if cleared.trades or shown is None:
             shown = (delivery, cleared)
         found[hour] = {

@@ -113,7 +113,7 @@ def validated_readings_hourly(context: dg.AssetExecutionContext, database: Datab
     region = load_settings().region
     window = context.partition_time_window
     with database.begin() as connection:
-        found = validate(connection, region, window.start, window.end, context.run_id)
+        found = validate(connection, region, window.start, window.end, context.run.run_id)
     return result(
         context,
         effort,

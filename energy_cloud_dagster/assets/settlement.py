@@ -81,7 +81,7 @@ def settlement_batch_hourly(
     found: dict[datetime, dict[str, Any]] = {}
     for hour in hours_in(context.partition_time_window):
         with database.begin() as connection:
-            prepared = _prepare(connection, region, hour, context.run_id)
+            prepared = _prepare(connection, region, hour, context.run.run_id)
         if isinstance(prepared, Held):
             context.log.warning("%s is not settled: %s", rfc3339(hour), prepared.reason)
             found[hour] = {"held": prepared.reason, "dagster/partition_row_count": 0, "digest": digest(prepared.reason)}

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import urllib.error
 import urllib.request
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +54,19 @@ class EmbeddedChain:
         if self._port is None:
             self._port = free_port()
         return self._port
+
+    @property
+    def version(self) -> str:
+        """Version of the node: anvil's own, else py-evm's; empty where it cannot be told."""
+        if self.kind == "anvil":
+            told = subprocess.run(
+                [str(anvil_binary()), "--version"], capture_output=True, text=True, check=False
+            ).stdout
+            return told.partition("Version:")[2].split("\n")[0].strip()
+        try:
+            return version("py-evm")
+        except PackageNotFoundError:
+            return ""
 
     @property
     def rpc_url(self) -> str:

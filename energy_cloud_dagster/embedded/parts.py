@@ -105,7 +105,7 @@ class EmbeddedParts:
         stack.callback(chain.stop)
         chain.start()
         self.chain = chain
-        self._note(RunningPart("chain", chain.kind, getattr(chain, "version", ""), chain.rpc_url))
+        self._note(RunningPart("chain", chain.kind, chain.version, chain.rpc_url))
         return {"chain_rpc_url": chain.rpc_url, "chain_private_key": SecretStr(chain.private_key)}
 
     def _note(self, part: RunningPart) -> None:

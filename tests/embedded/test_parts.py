@@ -59,6 +59,7 @@ def test_everything_that_is_left_empty_runs_and_stops(folder: Path) -> None:
         assert chain_id(settings.chain_rpc_url) > 0
         assert settings.chain_private_key.get_secret_value().startswith("0x")
         assert [part.part for part in parts.running] == ["database", "broker", "chain"]
+        assert all(part.version[:1].isdigit() for part in parts.running)
         banner = repr(parts.running)
         for password in (settings.mqtt_password, settings.chain_private_key):
             assert password.get_secret_value() not in banner
