@@ -137,6 +137,9 @@ credential = sa.Table(
     sa.Column("credential_id", sa.Text, primary_key=True, comment="Public part of a device token"),
     sa.Column("device_id", sa.Text, sa.ForeignKey(device.c.device_id), nullable=False),
     sa.Column("token_hash", sa.Text, nullable=False, comment="PBKDF2-SHA512 as mosquitto's password file has it"),
+    sa.Column(
+        "config_key", sa.Text, nullable=True, comment="Signs the device's configuration: derived from the token, hex"
+    ),
     _stamp("created_at", "When it was issued"),
     _stamp("expires_at", "End of the grace after a rotation; null: none", null=True),
     _stamp("revoked_at", "When it was revoked; null: never", null=True),
@@ -335,7 +338,7 @@ command = sa.Table(
     sa.Column("device_id", sa.Text, sa.ForeignKey(device.c.device_id), nullable=False),
     sa.Column("kind", sa.Text, nullable=False, comment="command or config, which is also the topic's last level"),
     sa.Column("topic", sa.Text, nullable=False),
-    sa.Column("payload", JSONB, nullable=False, comment="The document that is published"),
+    sa.Column("payload", JSONB, nullable=False, comment="The document that is published; a config is signed then"),
     sa.Column("version", sa.Integer, nullable=True, comment="Of a config: 1, 2 … by device"),
     sa.Column("state", sa.Text, nullable=False, comment="queued, sent, accepted, done, rejected or expired"),
     sa.Column("reason", sa.Text, nullable=True, comment="Why it was rejected or expired"),
