@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import sqlalchemy as sa
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from energy_cloud_dagster.settings import Settings
 
@@ -24,7 +25,7 @@ class Context:
     accounts: AccountCache
 
 
-async def context_of(request: Request) -> Context:
+async def context_of(request: HTTPConnection) -> Context:
     """Return the context of the application that serves ``request``."""
     context: Context = request.app.state.context
     return context

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Final, NamedTuple, cast
 
 import jwt
 import sqlalchemy as sa
-from fastapi import Depends, Request
+from fastapi import Depends, WebSocketException
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 
 from energy_cloud_dagster.adapters import accounts
 from energy_cloud_dagster.adapters.accounts import Account
@@ -48,6 +49,7 @@ SCOPES: Final[dict[str, frozenset[str]]] = {
 _SEE_ALL: Final = frozenset({"admin", "operator", "auditor"})
 _PUBLIC: Final = "public"
 _MARK: Final = "__energy_cloud_access__"
+_POLICY_VIOLATION: Final = 1008
 
 
 class Principal(NamedTuple):
@@ -168,13 +170,19 @@ def is_public(endpoint: Callable[..., Any] | None) -> bool:
     return access_of(endpoint) == _PUBLIC
 
 
-async def admit(request: Request) -> Principal | None:
+async def admit(request: HTTPConnection) -> Principal | None:
     """Let the caller of ``request`` through to its route, or raise ``Unauthenticated`` or ``Forbidden``.
 
-    Returns None on public routes. Every route has this as a dependency through the application.
+    Returns None on public routes. Every route has this as a dependency through the application. A WebSocket gets
+    through where its route names a scope; it authenticates its caller itself, by ``session_of``, for a browser can show
+    its token only once the connection is open.
     """
     needed = access_of(request.scope.get("endpoint"))
     if needed == _PUBLIC:
+        return None
+    if request.scope["type"] == "websocket":
+        if needed is None:
+            raise WebSocketException(_POLICY_VIOLATION, "this route is closed")
         return None
     known: Principal | None = getattr(request.state, "principal", None)
     principal = known or await _authenticate(request, await context_of(request))
@@ -184,16 +192,28 @@ async def admit(request: Request) -> Principal | None:
     return principal
 
 
-async def _authenticate(request: Request, context: Context) -> Principal:
+def bearer_token(request: HTTPConnection) -> str | None:
+    """Return the bearer token of the Authorization header, None where it shows none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("send `Authorization: Bearer <token>`; POST /v1/auth/login hands out tokens")
-    claims = context.tokens.read_access(token.strip())
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+async def session_of(context: Context, token: str) -> tuple[Principal, datetime]:
+    """Return the account that shows ``token`` and when the token expires; another token is ``Unauthenticated``."""
+    claims = context.tokens.read_access(token)
     account = await context.accounts.find(claims["sub"])
     if account is None or account.disabled:
         raise Unauthenticated("the token's account is closed", shown=True)
     scopes = SCOPES[account.role].intersection(claims["scopes"])
-    return Principal(account.username, account.role, account.participant_id, scopes, claims["jti"])
+    principal = Principal(account.username, account.role, account.participant_id, scopes, claims["jti"])
+    return principal, datetime.fromtimestamp(claims["exp"], UTC)
+
+
+async def _authenticate(request: HTTPConnection, context: Context) -> Principal:
+    token = bearer_token(request)
+    if token is None:
+        raise Unauthenticated("send `Authorization: Bearer <token>`; POST /v1/auth/login hands out tokens")
+    return (await session_of(context, token))[0]
 
 
 async def _caller(principal: Annotated[Principal | None, Depends(admit)]) -> Principal:
