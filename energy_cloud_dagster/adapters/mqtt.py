@@ -1,25 +1,26 @@
 """Receive MQTT messages so that none is lost: QoS 1, acknowledged by hand after the commit, a session that lasts.
 
-MQTT 3.1.1, which paho runs faster than 5. The broker's in-flight window (and the bounded queue here) is the
-back-pressure: what is not acknowledged stops the flow.
+MQTT 3.1.1, which paho runs faster than 5; devices may speak either. The broker's in-flight window (and the bounded
+queue here) is the back-pressure: what is not acknowledged stops the flow.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import structlog
 from paho.mqtt import client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from energy_cloud_dagster.adapters.mqtt_bulk import BulkClient, Frame
 from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured
 from energy_cloud_dagster.domain.readings import SUBSCRIPTION
 
@@ -30,20 +31,27 @@ SHARED_SUBSCRIPTION: Final = f"$share/ingest/{SUBSCRIPTION}"
 _KEEPALIVE_SECONDS: Final = 30
 _CONNECT_SECONDS: Final = 10.0
 _REFUSED_LOGIN: Final = {"Bad user name or password", "Not authorized"}
+#: As many messages may be a broker's whole window: when they are followed by silence, waiting for more is in vain.
+_WINDOW: Final = 100
+#: Share of the linger after which silence is silence.
+_SILENCE: Final = 0.2
+_MOST_NAMES: Final = 100_000
+_LONGEST_NAME: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker listens and who we are to it."""
+    """Where the broker listens and who we are to it; ``ca`` (PEM) vouches for it, None: those of the system."""
 
     host: str
     port: int
     tls: bool = False
     username: str = ""
     password: str = ""
+    ca: Path | None = None
 
     @classmethod
-    def of(cls, url: str, username: str = "", password: str = "") -> Self:
+    def of(cls, url: str, username: str = "", password: str = "", ca: Path | None = None) -> Self:
         """Read ``mqtt://host:port`` or ``mqtts://host:port``; anything else is ``Misconfigured``."""
         try:
             parts = urlsplit(url)
@@ -53,20 +61,22 @@ class Broker:
         if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
             raise Misconfigured(f"ENERGY_CLOUD_MQTT_URL {url!r} is not mqtt://host:port or mqtts://host:port")
         tls = parts.scheme == "mqtts"
-        return cls(parts.hostname, port or (8883 if tls else 1883), tls, username, password)
+        return cls(parts.hostname, port or (8883 if tls else 1883), tls, username, password, ca)
 
     def __str__(self) -> str:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
 
 class Received(NamedTuple):
-    """One message that waits for its acknowledgement; ``connection`` counts the connections of this client."""
+    """One message that waits for its acknowledgement; ``connection`` counts the connections of this client.
+
+    ``mid`` is 0 for a message of QoS 0, which nobody acknowledges.
+    """
 
     topic: str
     payload: bytes
     received_at: datetime
     mid: int
-    qos: int
     connection: int
 
 
@@ -82,28 +92,23 @@ class Consumer:
     ) -> None:
         self._broker = broker
         self._topic = topic
-        self._queue: queue.Queue[Received] = queue.Queue(queue_size)
+        self._queue: deque[Received] = deque()
+        self._arrival = threading.Condition()
+        self._names: dict[bytes, str] = {}
         self._lock = threading.Lock()
         self._connection = 0
         self._subscribed = threading.Event()
         self._failure: str | None = None
         self._closing = False
-        self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            clean_session=False,
-            protocol=mqtt.MQTTv311,
-            manual_ack=True,
-        )
+        self._client = BulkClient(client_id, self._on_frames, lambda: len(self._queue) < queue_size)
         if broker.username:
             self._client.username_pw_set(broker.username, broker.password)
         if broker.tls:
-            self._client.tls_set()
+            self._client.tls_set(str(broker.ca) if broker.ca else None)
         self._client.reconnect_delay_set(1, 30)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
 
     def __enter__(self) -> Self:
         """Connect and subscribe; raises ``BrokerUnavailable`` or, for a refused login, ``Misconfigured``."""
@@ -141,19 +146,15 @@ class Consumer:
 
     def take(self, most: int, *, wait: float, linger: float) -> list[Received]:
         """Return up to ``most`` messages: waits ``wait`` seconds for the first, then ``linger`` for more."""
-        try:
-            taken = [self._queue.get(timeout=wait)]
-        except queue.Empty:
-            return []
+        with self._arrival:
+            if not self._arrival.wait_for(lambda: self._queue, wait):
+                return []
         until = time.monotonic() + linger
-        while len(taken) < most:
-            left = until - time.monotonic()
-            try:
-                # A window that is full sends nothing more: a short silence ends the batch before ``linger`` does.
-                taken.append(self._queue.get(timeout=min(left, linger / 5)) if left > 0 else self._queue.get_nowait())
-            except queue.Empty:
+        while (have := len(self._queue)) < most and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, linger * _SILENCE))
+            if have == len(self._queue) >= _WINDOW:
                 break
-        return taken
+        return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
 
     def ack(self, messages: list[Received]) -> int:
         """Acknowledge messages and return how many.
@@ -161,18 +162,16 @@ class Consumer:
         Those of an earlier connection are left out: the broker sends them again, and their numbers may by now be
         those of messages that are not stored yet.
         """
-        acknowledged = 0
         with self._lock:
-            for message in messages:
-                if message.connection == self._connection:
-                    self._client.ack(message.mid, message.qos)
-                    acknowledged += 1
-        return acknowledged
+            mids = [message.mid for message in messages if message.connection == self._connection and message.mid]
+            if mids:
+                self._client.ack_all(mids)
+        return len(mids)
 
     @property
     def waiting(self) -> int:
         """Return how many received messages nobody has taken yet."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def _on_connect(
         self, client: mqtt.Client, _data: Any, _flags: mqtt.ConnectFlags, answer: ReasonCode, _properties: Any
@@ -204,20 +203,26 @@ class Consumer:
         elif self._failure is None:
             log.warning("broker_lost", broker=str(self._broker), reason=str(answer))
 
-    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+    def _on_frames(self, frames: list[Frame]) -> None:
+        names, connection, received_at = self._names, self._connection, datetime.now(UTC)
+        received = [
+            Received(names.get(topic) or self._name(topic), payload, received_at, mid, connection)
+            for topic, payload, mid in frames
+        ]
+        with self._arrival:
+            self._queue.extend(received)
+            self._arrival.notify()
+
+    def _name(self, topic: bytes) -> str:
         try:
-            topic = message.topic
+            name = topic.decode()
         except UnicodeDecodeError:
-            topic = ascii(message._topic)  # noqa: SLF001
-        received = Received(
-            topic, bytes(message.payload), datetime.now(UTC), message.mid, message.qos, self._connection
-        )
-        while not self._closing:
-            try:
-                self._queue.put(received, timeout=0.5)
-            except queue.Full:
-                continue
-            return
+            name = ascii(topic)
+        if len(topic) <= _LONGEST_NAME:
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            self._names[topic] = name
+        return name
 
     def _fail(self, reason: str) -> None:
         first = not self._subscribed.is_set()
