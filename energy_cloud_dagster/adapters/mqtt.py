@@ -28,6 +28,9 @@ log = structlog.get_logger()
 
 #: Workers of this group share the messages of all devices.
 SHARED_SUBSCRIPTION: Final = f"$share/ingest/{SUBSCRIPTION}"
+#: Payload bytes after which nothing more is read, and after which a batch ends.
+QUEUE_BYTES: Final = 67_108_864
+BATCH_BYTES: Final = 8_388_608
 _KEEPALIVE_SECONDS: Final = 30
 _CONNECT_SECONDS: Final = 10.0
 _REFUSED_LOGIN: Final = {"Bad user name or password", "Not authorized"}
@@ -93,6 +96,7 @@ class Consumer:
         self._broker = broker
         self._topic = topic
         self._queue: deque[Received] = deque()
+        self._bytes = 0
         self._arrival = threading.Condition()
         self._names: dict[bytes, str] = {}
         self._lock = threading.Lock()
@@ -100,7 +104,9 @@ class Consumer:
         self._subscribed = threading.Event()
         self._failure: str | None = None
         self._closing = False
-        self._client = BulkClient(client_id, self._on_frames, lambda: len(self._queue) < queue_size)
+        self._client = BulkClient(
+            client_id, self._on_frames, lambda: len(self._queue) < queue_size and self._bytes < QUEUE_BYTES
+        )
         if broker.username:
             self._client.username_pw_set(broker.username, broker.password)
         if broker.tls:
@@ -145,7 +151,10 @@ class Consumer:
         self._client.loop_stop()
 
     def take(self, most: int, *, wait: float, linger: float) -> list[Received]:
-        """Return up to ``most`` messages: waits ``wait`` seconds for the first, then ``linger`` for more."""
+        """Return up to ``most`` messages: waits ``wait`` seconds for the first, then ``linger`` for more.
+
+        Large messages end it sooner, so that a batch takes bounded memory.
+        """
         with self._arrival:
             if not self._arrival.wait_for(lambda: self._queue, wait):
                 return []
@@ -154,7 +163,14 @@ class Consumer:
             time.sleep(min(left, linger * _SILENCE))
             if have == len(self._queue) >= _WINDOW:
                 break
-        return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        taken: list[Received] = []
+        room = BATCH_BYTES
+        with self._arrival:
+            while self._queue and len(taken) < most and room > 0:
+                taken.append(self._queue.popleft())
+                room -= len(taken[-1].payload)
+            self._bytes -= BATCH_BYTES - room
+        return taken
 
     def ack(self, messages: list[Received]) -> int:
         """Acknowledge messages and return how many.
@@ -174,12 +190,15 @@ class Consumer:
         return len(self._queue)
 
     def _on_connect(
-        self, client: mqtt.Client, _data: Any, _flags: mqtt.ConnectFlags, answer: ReasonCode, _properties: Any
+        self, client: mqtt.Client, _data: Any, flags: mqtt.ConnectFlags, answer: ReasonCode, _properties: Any
     ) -> None:
         if answer.is_failure:
             self._fail(str(answer))
             return
         client.subscribe(self._topic, qos=1)
+        # A session that lasted holds the subscription, and its broker may answer only after acknowledgements.
+        if flags.session_present:
+            self._subscribed.set()
 
     def _on_subscribe(
         self, _client: mqtt.Client, _data: Any, _mid: int, answers: list[ReasonCode], _properties: Any
@@ -211,6 +230,7 @@ class Consumer:
         ]
         with self._arrival:
             self._queue.extend(received)
+            self._bytes += sum([len(frame.payload) for frame in frames])
             self._arrival.notify()
 
     def _name(self, topic: bytes) -> str:

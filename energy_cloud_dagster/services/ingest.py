@@ -21,32 +21,23 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 
-from energy_cloud_dagster.adapters import database, readings, registry
-from energy_cloud_dagster.adapters.mqtt import Broker, Consumer, Received
+from energy_cloud_dagster.adapters import database, readings
+from energy_cloud_dagster.adapters.mqtt import SHARED_SUBSCRIPTION, Broker, Consumer, Received
 from energy_cloud_dagster.adapters.readings import RejectRow
 from energy_cloud_dagster.domain.errors import Misconfigured, PartUnavailable, Rejected
-from energy_cloud_dagster.domain.readings import (
-    Decoded,
-    Rules,
-    SeriesInfo,
-    SeriesKey,
-    decode_message,
-    decode_payload,
-    parse_topic,
-)
+from energy_cloud_dagster.domain.readings import SUBSCRIPTION, ReadingRow, Rules, decode_readings
 from energy_cloud_dagster.services.processes import stop_on_signals
+from energy_cloud_dagster.services.routing import Routes
 from energy_cloud_dagster.services.storing import Writer
 from energy_cloud_dagster.settings import Settings
 
 log = structlog.get_logger()
 
 BATCH_MESSAGES: Final = 2_000
-BATCH_SECONDS: Final = 0.05
+BATCH_SECONDS: Final = 0.025
 _WAIT_SECONDS: Final = 0.5
-_REGISTRY_SECONDS: Final = 30.0
 _PROGRESS_SECONDS: Final = 10.0
 _BROKER_SECONDS: Final = 2.0
-_UNKNOWN: Final = {"unknown_device", "unknown_metric", "topic_mismatch"}
 _MOST_DETAILS: Final = 3
 
 
@@ -66,11 +57,8 @@ class IngestWorker:
         self.totals: Counter[str] = Counter()
         self._consumer = consumer
         self._rules = rules
-        self._register = unknown_devices == "register"
+        self._routes = Routes(rules.max_payload_bytes, register=unknown_devices == "register")
         self._writer = Writer(engine, self.stop)
-        self._series: dict[SeriesKey, SeriesInfo] = {}
-        self._aliases: dict[str, str] = {}
-        self._known_at = float("-inf")
         self._told_at = time.monotonic()
 
     def run(self) -> None:
@@ -91,7 +79,7 @@ class IngestWorker:
         if not batch:
             return True
         try:
-            stored = self._writer.until_committed(lambda connection: self._store(connection, batch))
+            stored = self._routed_and_stored(batch)
         except (sa.exc.DBAPIError, psycopg.Error) as error:
             if len(batch) > 1:
                 return all(self._work([message]) for message in batch)
@@ -103,62 +91,30 @@ class IngestWorker:
         self.totals.update(stored, messages=len(batch))
         return True
 
-    def _store(self, connection: sa.Connection, batch: list[Received]) -> Counter[str]:
-        if time.monotonic() - self._known_at > _REGISTRY_SECONDS:
-            self._series = readings.series_ids(connection)
-            self._aliases = registry.region_names(connection)
-            self._known_at = time.monotonic()
-        decoded = [self._decode(message) for message in batch]
-        strangers = [
-            index for index, each in enumerate(decoded) if any(why.reason in _UNKNOWN for why in each.rejected)
-        ]
-        if strangers:
-            self._get_to_know(connection, [batch[index] for index in strangers])
-            for index in strangers:
-                decoded[index] = self._decode(batch[index])
-        rows = [row for each in decoded for row in each.rows]
-        rejects = [
-            reject
-            for message, each in zip(batch, decoded, strict=True)
-            for reject in reject_rows(message, each.rejected, self._rules.max_payload_bytes)
-        ]
-        stored = readings.store(connection, rows)
-        readings.reject(connection, rejects)
-        return Counter({**stored._asdict(), "rejected": len(rejects)})
+    def _routed_and_stored(self, batch: list[Received]) -> Counter[str] | None:
+        if missing := self._routes.missing(batch):
+            # In a transaction of its own: only what is committed may be remembered.
+            routes = self._writer.until_committed(lambda connection: self._routes.look_up(connection, missing))
+            if routes is None:
+                return None
+            self._routes.learn(routes)
+        rows, rejects = self._decoded(batch)
+        return self._writer.until_committed(lambda connection: _store(connection, rows, rejects))
 
-    def _decode(self, message: Received) -> Decoded:
-        return decode_message(
-            message.topic,
-            message.payload,
-            received_at=message.received_at,
-            series=self._series,
-            rules=self._rules,
-            aliases=self._aliases,
-        )
-
-    def _get_to_know(self, connection: sa.Connection, strangers: list[Received]) -> None:
-        """Read again what the registry says of devices that seem unknown; register them where that is allowed."""
-        topics = {topic.device_id: topic for topic in (parse_topic(message.topic) for message in strangers)}
-        fresh = readings.series_ids(connection, topics)
-        if self._register:
-            for message in strangers:
-                topic = parse_topic(message.topic)
-                if (topic.device_id, topic.metric) not in fresh and self._registered(connection, message):
-                    fresh |= readings.series_ids(connection, [topic.device_id])
-        # A device that was removed must not linger either.
-        self._series = {key: info for key, info in self._series.items() if key[0] not in topics} | fresh
-
-    def _registered(self, connection: sa.Connection, message: Received) -> bool:
-        try:
-            items = decode_payload(message.payload, self._rules.max_payload_bytes, [])
-            if not items:
-                return False
-            with connection.begin_nested():
-                registry.register_device(connection, parse_topic(message.topic), items[0][1].unit, message.received_at)
-        except Rejected:
-            return False
-        log.info("device_registered", topic=message.topic)
-        return True
+    def _decoded(self, batch: list[Received]) -> tuple[list[ReadingRow], list[RejectRow]]:
+        rows: list[ReadingRow] = []
+        rejects: list[RejectRow] = []
+        routes, rules = self._routes, self._rules
+        for message in batch:
+            info, refusal, _ = routes[message.topic]
+            if info is not None:
+                found = decode_readings(message.payload, info, received_at=message.received_at, rules=rules)
+                rows += found.rows
+                if found.rejected:
+                    rejects += reject_rows(message, found.rejected, rules.max_payload_bytes)
+            elif refusal is not None:
+                rejects += reject_rows(message, [refusal], rules.max_payload_bytes)
+        return rows, rejects
 
     def _set_aside(self, message: Received, error: Exception) -> Counter[str] | None:
         """Keep a message that the database itself refused; any other one would be held up by it for ever."""
@@ -175,6 +131,11 @@ class IngestWorker:
         if last or (self.totals and time.monotonic() - self._told_at > _PROGRESS_SECONDS):
             log.info("ingest_stopped" if last else "ingest_progress", **self.totals)
             self._told_at = time.monotonic()
+
+
+def _store(connection: sa.Connection, rows: list[ReadingRow], rejects: list[RejectRow]) -> Counter[str]:
+    stored = readings.store(connection, rows)
+    return Counter({**stored._asdict(), "rejected": readings.reject(connection, rejects)})
 
 
 def reject_rows(message: Received, reasons: list[Rejected], max_bytes: int) -> Iterator[RejectRow]:
@@ -230,14 +191,16 @@ def run(
     can mend.
     """
     stop = stop or threading.Event()
-    broker = Broker.of(settings.mqtt_url, settings.mqtt_username, settings.mqtt_password.get_secret_value())
+    password = settings.mqtt_password.get_secret_value()
+    broker = Broker.of(settings.mqtt_url, settings.mqtt_username, password, settings.mqtt_ca)
+    topic = SHARED_SUBSCRIPTION if settings.mqtt_shared else SUBSCRIPTION
     engine = database.make_engine(settings.database_url.get_secret_value(), pool_size=1)
     names = nullcontext(client_id) if client_id else worker_name(settings.home)
     with stop_on_signals(stop), names as name:
         Writer(engine, stop).until_committed(database.require_current)
         while not stop.is_set():
             try:
-                with Consumer(broker, name) as consumer:
+                with Consumer(broker, name, topic=topic) as consumer:
                     log.info("ingest_ready", broker=str(broker), client_id=name)
                     if on_ready is not None:
                         on_ready()

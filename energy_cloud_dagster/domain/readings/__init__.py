@@ -1,7 +1,14 @@
 """From the bytes of a device to rows in the unit of their series, or a ``Rejected`` that says what to fix."""
 
 from energy_cloud_dagster.domain.readings.conversion import BASE_UNITS, convert, dimension
-from energy_cloud_dagster.domain.readings.decode import Decoded, decode_message, decode_payload, to_row
+from energy_cloud_dagster.domain.readings.decode import (
+    Decoded,
+    decode_message,
+    decode_payload,
+    decode_readings,
+    find_series,
+    to_row,
+)
 from energy_cloud_dagster.domain.readings.model import (
     QUALITIES,
     ReadingRow,
@@ -27,7 +34,9 @@ __all__ = [
     "convert",
     "decode_message",
     "decode_payload",
+    "decode_readings",
     "dimension",
+    "find_series",
     "parse_topic",
     "to_row",
 ]

@@ -29,6 +29,8 @@ from energy_cloud_dagster.domain.readings.topic import CONTROL_METRICS, Topic, p
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _NOT_FINITE: Final = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
 _NOT_FINITE_TEXT: Final = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+#: Elements of an array that are looked at one by one: more cannot all be readings, and each costs its refusal.
+MOST_READINGS: Final = 10_000
 #: Epoch numbers from here on are milliseconds: as seconds they would lie past the year 5138.
 _FIRST_MILLISECONDS: Final = 1e11
 
@@ -70,12 +72,21 @@ def decode_message(
     ``series`` maps (device, metric) to its series, ``aliases`` other names of regions to their ids. Messages on control
     topics (``command``, ``ack`` …) come to nothing. In an array each reading stands for itself.
     """
+    try:
+        info = find_series(topic, series, aliases or {})
+    except Rejected as reason:
+        return Decoded([], [reason])
+    if info is None:
+        return Decoded([], [])
+    return decode_readings(payload, info, received_at=received_at, rules=rules, source=source)
+
+
+def decode_readings(
+    payload: bytes, info: SeriesInfo, *, received_at: datetime, rules: Rules, source: str = "mqtt"
+) -> Decoded:
+    """Return the rows and rejects of the bytes of one message for the series ``info``; never raises."""
     rejected: list[Rejected] = []
     try:
-        parsed = parse_topic(topic)
-        if parsed.metric in CONTROL_METRICS:
-            return Decoded([], [])
-        info = _series_of(parsed, series, aliases or {})
         items = decode_payload(payload, rules.max_payload_bytes, rejected)
     except Rejected as reason:
         return Decoded([], [reason])
@@ -115,6 +126,35 @@ def decode_payload(
 
 def to_row(item: Payload, info: SeriesInfo, *, received_at: datetime, rules: Rules, source: str) -> ReadingRow:
     """Return the row of one reading in the unit of its series, or raise ``Rejected``."""
+    return usual_row(item, info, received_at, rules, source) or careful_row(item, info, received_at, rules, source)
+
+
+def usual_row(item: Payload, info: SeriesInfo, received_at: datetime, rules: Rules, source: str) -> ReadingRow | None:
+    """Return what ``careful_row`` would, for a good reading in the shape that nearly all have; None for any other."""
+    timestamp, value = item.timestamp, item.value
+    if (
+        type(value) is not float
+        or type(timestamp) is not str
+        or timestamp[-1:] != "Z"
+        or item.unit != info.unit
+        or item.quality not in QUALITIES
+        or (item.received_at is not None and rules.replay)
+        or not math.isfinite(value)
+    ):
+        return None
+    try:
+        ts = datetime.fromisoformat(timestamp)
+    except ValueError:
+        return None
+    if ts - received_at > rules.future_tolerance or received_at - ts > rules.late_tolerance:
+        return None
+    if info.role is not None and info.kind != "state" and not _on_grid(ts, info.interval_minutes):
+        return None
+    return ReadingRow(info.series_id, ts, value, item.quality, received_at, source)
+
+
+def careful_row(item: Payload, info: SeriesInfo, received_at: datetime, rules: Rules, source: str) -> ReadingRow:
+    """Return the row of one reading, however it is written, or raise ``Rejected``."""
     if rules.replay and item.received_at is not None:
         received_at = _moment(item.received_at, "receivedAt")
     ts = _moment(item.timestamp, "timestamp")
@@ -143,17 +183,30 @@ def check_time(ts: datetime, info: SeriesInfo, received_at: datetime, rules: Rul
             f"{rules.late_tolerance.days} are allowed; import old readings as history",
             pointer="/timestamp",
         )
-    if info.kind != "state" and info.role is not None:
+    if info.kind != "state" and info.role is not None and not _on_grid(ts, info.interval_minutes):
         interval = timedelta(minutes=info.interval_minutes)
         midnight = ts.replace(hour=0, minute=0, second=0, microsecond=0)
         start = midnight + (ts - midnight) // interval * interval
-        if ts != start:
-            raise Rejected(
-                "misaligned",
-                f"timestamp {rfc3339(ts)} is not the start of a {info.interval_minutes}-minute interval; "
-                f"send {rfc3339(start)} or {rfc3339(start + interval)}",
-                pointer="/timestamp",
-            )
+        raise Rejected(
+            "misaligned",
+            f"timestamp {rfc3339(ts)} is not the start of a {info.interval_minutes}-minute interval; "
+            f"send {rfc3339(start)} or {rfc3339(start + interval)}",
+            pointer="/timestamp",
+        )
+
+
+def _on_grid(ts: datetime, interval_minutes: int) -> bool:
+    """Whether ``ts`` (UTC) starts an interval, counted from midnight."""
+    return ts.second == 0 == ts.microsecond and (ts.hour * 60 + ts.minute) % interval_minutes == 0
+
+
+def find_series(topic: str, series: Mapping[SeriesKey, SeriesInfo], aliases: Mapping[str, str]) -> SeriesInfo | None:
+    """Return the series that a topic belongs to, None for a control topic; raises ``Rejected`` for all others.
+
+    ``series`` need hold no more than the series of the topic's device.
+    """
+    parsed = parse_topic(topic)
+    return None if parsed.metric in CONTROL_METRICS else _series_of(parsed, series, aliases)
 
 
 def _series_of(topic: Topic, series: Mapping[SeriesKey, SeriesInfo], aliases: Mapping[str, str]) -> SeriesInfo:
@@ -178,6 +231,8 @@ def _element_by_element(payload: bytes, rejected: list[Rejected]) -> list[tuple[
         elements = _RAW_MANY.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _undecodable(payload, error) from None
+    if len(elements) > MOST_READINGS:
+        raise Rejected("too_large", f"the array has {len(elements)} elements, {MOST_READINGS} are allowed; send fewer")
     for index, raw in enumerate(elements):
         try:
             good.append((index, _ONE.decode(raw)))
