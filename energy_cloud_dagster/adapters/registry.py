@@ -113,7 +113,8 @@ def seed(
                 "kind": each.kind,
                 "role": each.role,
             }
-            for owner, each in community.all_series()
+            # Reports come last: the numbers of the other series stay what they were without them.
+            for owner, each in (*community.all_series(), *community.reports())
         ],
     )
     added += _add(

@@ -52,12 +52,20 @@ def attached() -> Iterator[Settings]:
         with running(given) as (settings, _):
             yield settings
         return
+    found = of_running(given)
+    if found is None:
+        raise Conflict(f"another process holds {given.home}; wait for it to end, or name the parts by their URLs")
+    yield found
+
+
+def of_running(given: Settings) -> Settings | None:
+    """Return ``given`` with what it leaves open as the platform that runs under its home has it; None without one."""
     path = given.home.absolute() / _FILE
     if not path.exists():
-        raise Conflict(f"another process holds {given.home}; wait for it to end, or name the parts by their URLs")
+        return None
     known = json.loads(path.read_text())
     missing = {name: value for name, value in known.items() if not _plain(getattr(given, name))}
-    yield load_settings(**missing, home=given.home.absolute())
+    return load_settings(**missing, home=given.home.absolute())
 
 
 def _free(given: Settings) -> bool:

@@ -133,7 +133,17 @@ class Community:
             for series in device.series:
                 yield DeviceSeries(device, series)
 
+    def reports(self) -> Iterator[DeviceSeries]:
+        """Yield the series in which devices that obey commands report their present power, besides their intervals."""
+        for device in self.devices:
+            if device.device_type in OBEYING:
+                yield DeviceSeries(device, POWER_REPORT)
 
+
+#: Types of devices that obey commands.
+OBEYING: Final = frozenset({"battery", "solar-panel", "wind-turbine", "inverter"})
+#: A state, so that it is never summed up to energy, and without a role, so that any instant is taken.
+POWER_REPORT: Final = Series("power", "kW", "state")
 HOMES: Final = tuple(range(1, 11))
 TURBINES: Final = ("R80711", "R80721")
 #: 4,000 MW of measured demand are shown as 1,000 kW (1 MW) of the sample region.

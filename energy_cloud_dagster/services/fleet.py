@@ -3,6 +3,9 @@
 A small state file remembers up to which receipt time each protocol was delivered. After a restart, the messages that
 fell due in between are sent first; what was sent twice is absorbed by ingest. OPC UA values wait until somebody watches
 every tag.
+
+Batteries, panels and turbines obey commands meanwhile (``virtual_devices``); what was asked of them is kept in a second
+file beside the state file.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import asyncio
 import json
 import signal
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
@@ -24,8 +28,10 @@ from energy_cloud_dagster.domain.errors import Misconfigured, PartUnavailable
 from energy_cloud_dagster.domain.intervals import rfc3339, utc
 from energy_cloud_dagster.sample_data import community as plain
 from energy_cloud_dagster.services.mqtt_fleet import FleetClient, publish
+from energy_cloud_dagster.services.obeying import obey
 from energy_cloud_dagster.services.opcua_plant import PlantServer
-from energy_cloud_dagster.services.simulator import received_between
+from energy_cloud_dagster.services.simulator import Message, received_between
+from energy_cloud_dagster.services.virtual_devices import VirtualDevices
 
 log = structlog.get_logger()
 
@@ -44,6 +50,7 @@ class FleetOptions:
 
     ``since``: where to begin when the state file does not exist yet (None: now). ``plant_port`` None: no OPC UA
     server. ``simulated_receipt`` puts ``receivedAt`` into the messages and the server timestamps, for replays.
+    ``tokens`` are those of devices that have one: they obey signed configurations only.
     """
 
     mqtt_url: str
@@ -54,6 +61,12 @@ class FleetOptions:
     since: datetime | None = None
     simulated_receipt: bool = False
     community: plain.Community = plain.SEOUL_COMMUNITY
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def devices_file(self) -> Path:
+        """Where it is kept what was asked of the devices."""
+        return self.state_file.with_suffix(".devices.json")
 
 
 class FleetState:
@@ -96,26 +109,28 @@ async def live(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ready: Callable[[str | None], None] | None = None,
 ) -> None:
-    """Publish every interval soon after it ended, until ``stop`` is set.
+    """Publish every interval soon after it ended, and obey commands, until ``stop`` is set.
 
     A broker that does not answer is tried again, and nothing is lost by it. ``ready`` is called once with the URL of
     the OPC UA server (None without one). Raises ``Misconfigured`` for a wrong URL, login or state file.
     """
     state = FleetState(options.state_file, options.since or clock())
-    if options.plant_port is None:
+    devices = VirtualDevices(options.community, options.devices_file, options.tokens)
+    async with AsyncExitStack() as stack:
+        plant = None
+        if options.plant_port is not None:
+            plant = await stack.enter_async_context(PlantServer(options.plant_port, community=options.community))
         if ready is not None:
-            ready(None)
-        await _mqtt_loop(options, state, stop, clock)
-        return
-    async with PlantServer(options.plant_port, community=options.community) as plant:
-        if ready is not None:
-            ready(plant.url)
+            ready(None if plant is None else plant.url)
+        fleet = _Fleet(options, state, devices, stop, clock)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_mqtt_loop(options, state, stop, clock))
-                group.create_task(_plant_loop(options, plant, state, stop, clock))
+                group.create_task(fleet.publish())
+                group.create_task(fleet.obey())
+                if plant is not None:
+                    group.create_task(fleet.write_tags(plant))
         except ExceptionGroup as several:
-            # Either loop ends by one exception, and takes the other loop with it.
+            # Each loop ends by one exception, and takes the others with it.
             raise several.exceptions[0] from None
 
 
@@ -132,77 +147,104 @@ def run_live(options: FleetOptions, ready: Callable[[str | None], None] | None =
     log.info("fleet_stopped", state=str(options.state_file))
 
 
-async def _mqtt_loop(
-    options: FleetOptions, state: FleetState, stop: asyncio.Event, clock: Callable[[], datetime]
-) -> None:
-    while not stop.is_set():
-        client = FleetClient(
-            options.mqtt_url,
-            options.mqtt_username,
-            options.mqtt_password,
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """The loops of a live fleet; each ends when ``stop`` is set."""
+
+    options: FleetOptions
+    state: FleetState
+    devices: VirtualDevices
+    stop: asyncio.Event
+    clock: Callable[[], datetime]
+
+    def client(
+        self, topics: Sequence[str] = (), heard: Callable[[str, bytes], None] = lambda _topic, _payload: None
+    ) -> FleetClient:
+        return FleetClient(
+            self.options.mqtt_url,
+            self.options.mqtt_username,
+            self.options.mqtt_password,
             stall_seconds=_STALL_SECONDS,
-            cancelled=stop.is_set,
+            cancelled=self.stop.is_set,
+            topics=topics,
+            heard=heard,
         )
+
+    async def obey(self) -> None:
+        await obey(
+            self.client,
+            self.devices,
+            self.stop,
+            clock=self.clock,
+            simulated_receipt=self.options.simulated_receipt,
+        )
+
+    async def publish(self) -> None:
+        while not self.stop.is_set():
+            client = self.client()
+            try:
+                await asyncio.to_thread(client.connect)
+                since = rfc3339(self.state.delivered("mqtt"))
+                log.info("fleet_connected", url=self.options.mqtt_url, since=since)
+                while not self.stop.is_set():
+                    now = self.clock()
+                    await asyncio.to_thread(self._publish_due, client, now)
+                    await self._wait(self._until_next("mqtt", now))
+            except PartUnavailable as error:
+                if not self.stop.is_set():
+                    log.warning("fleet_broker_unavailable", error=str(error), retry_seconds=_RETRY_SECONDS)
+                    await self._wait(_RETRY_SECONDS)
+            finally:
+                await asyncio.to_thread(client.close)
+
+    async def write_tags(self, plant: PlantServer) -> None:
+        while not self.stop.is_set():
+            if not plant.watched():
+                await self._wait(1.0)
+                continue
+            now = self.clock()
+            try:
+                for batch in batched(self._due("opcua", now), _BATCH):
+                    live = not self.options.simulated_receipt
+                    await plant.write(batch, live=live, timeout_seconds=_STALL_SECONDS)
+                    self.state.advance("opcua", batch[-1].received_at - _SECOND)
+                    log.info("fleet_tags_written", values=len(batch), until=rfc3339(batch[-1].received_at))
+                    if self.stop.is_set():
+                        return
+            except PartUnavailable as error:
+                log.warning("fleet_subscriber_unavailable", error=str(error))
+                continue
+            self._delivered("opcua", now)
+            await self._wait(self._until_next("opcua", now))
+
+    def _publish_due(self, client: FleetClient, now: datetime) -> None:
+        for batch in batched(self._due("mqtt", now), _BATCH):
+            if self.stop.is_set():
+                return
+            publish(client, batch, simulated_receipt=self.options.simulated_receipt)
+            # The next batch may begin with the same second: a restart sends that second again.
+            self.state.advance("mqtt", batch[-1].received_at - _SECOND)
+            log.info("fleet_published", messages=len(batch), until=rfc3339(batch[-1].received_at))
+        self._delivered("mqtt", now)
+
+    def _due(self, protocol: plain.Protocol, now: datetime) -> Iterator[Message]:
+        """Return what ``protocol`` has to deliver by ``now``, as the devices did it."""
+        delivered = self.state.delivered(protocol)
+        return map(
+            self.devices.altered, received_between(self.options.community, delivered, now, frozenset({protocol}))
+        )
+
+    def _delivered(self, protocol: plain.Protocol, now: datetime) -> None:
+        self.state.advance(protocol, now)
+        self.devices.forget(self.state.delivered)
+
+    def _until_next(self, protocol: plain.Protocol, now: datetime) -> float:
+        """Return the seconds from ``now`` to the next message that falls due, at most a minute."""
+        coming = received_between(self.options.community, now, now + _LONGEST_WAIT, frozenset({protocol}))
+        return (next((message.received_at for message in coming), now + _LONGEST_WAIT) - now).total_seconds()
+
+    async def _wait(self, seconds: float) -> None:
         try:
-            await asyncio.to_thread(client.connect)
-            log.info("fleet_connected", url=options.mqtt_url, since=rfc3339(state.delivered("mqtt")))
-            while not stop.is_set():
-                now = clock()
-                await asyncio.to_thread(_publish_due, client, options, state, now, stop)
-                await _wait(stop, _until_next(options, "mqtt", now))
-        except PartUnavailable as error:
-            if not stop.is_set():
-                log.warning("fleet_broker_unavailable", error=str(error), retry_seconds=_RETRY_SECONDS)
-                await _wait(stop, _RETRY_SECONDS)
-        finally:
-            await asyncio.to_thread(client.close)
-
-
-def _publish_due(
-    client: FleetClient, options: FleetOptions, state: FleetState, now: datetime, stop: asyncio.Event
-) -> None:
-    due = received_between(options.community, state.delivered("mqtt"), now, frozenset({"mqtt"}))
-    for batch in batched(due, _BATCH):
-        if stop.is_set():
+            await asyncio.wait_for(self.stop.wait(), seconds)
+        except TimeoutError:
             return
-        publish(client, batch, simulated_receipt=options.simulated_receipt)
-        # The next batch may begin with the same second: a restart sends that second again.
-        state.advance("mqtt", batch[-1].received_at - _SECOND)
-        log.info("fleet_published", messages=len(batch), until=rfc3339(batch[-1].received_at))
-    state.advance("mqtt", now)
-
-
-async def _plant_loop(
-    options: FleetOptions, plant: PlantServer, state: FleetState, stop: asyncio.Event, clock: Callable[[], datetime]
-) -> None:
-    while not stop.is_set():
-        if not plant.watched():
-            await _wait(stop, 1.0)
-            continue
-        now = clock()
-        due = received_between(options.community, state.delivered("opcua"), now, frozenset({"opcua"}))
-        try:
-            for batch in batched(due, _BATCH):
-                await plant.write(batch, live=not options.simulated_receipt, timeout_seconds=_STALL_SECONDS)
-                state.advance("opcua", batch[-1].received_at - _SECOND)
-                log.info("fleet_tags_written", values=len(batch), until=rfc3339(batch[-1].received_at))
-                if stop.is_set():
-                    return
-        except PartUnavailable as error:
-            log.warning("fleet_subscriber_unavailable", error=str(error))
-            continue
-        state.advance("opcua", now)
-        await _wait(stop, _until_next(options, "opcua", now))
-
-
-def _until_next(options: FleetOptions, protocol: plain.Protocol, now: datetime) -> float:
-    """Return the seconds from ``now`` to the next message that falls due, at most a minute."""
-    coming = received_between(options.community, now, now + _LONGEST_WAIT, frozenset({protocol}))
-    return (next((message.received_at for message in coming), now + _LONGEST_WAIT) - now).total_seconds()
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

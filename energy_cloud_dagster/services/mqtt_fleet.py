@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -42,7 +42,8 @@ class FleetClient:
     """A connection to the broker that publishes at QoS 1 and knows what was acknowledged.
 
     A broken connection is made again and unacknowledged messages are sent again. Use it as a context manager; one
-    thread publishes.
+    thread publishes. ``topics`` are subscribed to, at QoS 1, and their messages handed to ``heard`` on a thread of the
+    client's own.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class FleetClient:
         window: int = WINDOW,
         stall_seconds: float = _STALL_SECONDS,
         cancelled: Callable[[], bool] = lambda: False,
+        topics: Sequence[str] = (),
+        heard: Callable[[str, bytes], None] = lambda _topic, _payload: None,
     ) -> None:
         self._broker = Broker.of(url, username, password)
         self._stall_seconds = stall_seconds
@@ -63,6 +66,9 @@ class FleetClient:
         self._unacknowledged = 0
         self._acknowledged = 0
         self._answer: ReasonCode | None = None
+        self._topics = topics
+        self._heard = heard
+        self._subscribed: list[ReasonCode] | None = None
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"energy-cloud-fleet-{uuid.uuid4().hex[:8]}", protocol=mqtt.MQTTv311
         )
@@ -75,6 +81,8 @@ class FleetClient:
         self._client.reconnect_delay_set(1, 10)
         self._client.on_connect = self._on_connect
         self._client.on_publish = self._on_publish
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
 
     def __enter__(self) -> Self:
         self.connect()
@@ -103,6 +111,8 @@ class FleetClient:
                     "ENERGY_CLOUD_MQTT_PASSWORD"
                 )
             raise BrokerUnavailable(f"the MQTT broker {self._broker} did not accept the connection: {answer}")
+        if self._topics:
+            self._require_subscription()
 
     def close(self) -> None:
         """Disconnect; what was not acknowledged by then may be lost, so ``flush`` first."""
@@ -127,6 +137,14 @@ class FleetClient:
         """Wait until every message was acknowledged. Raises ``BrokerUnavailable`` when nothing moves."""
         self._wait(lambda: self._unacknowledged == 0)
 
+    def _require_subscription(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._subscribed is not None, timeout=_CONNECT_SECONDS)
+            answers = self._subscribed
+        if answers is None or any(each.is_failure for each in answers):
+            self.close()
+            raise BrokerUnavailable(f"the MQTT broker {self._broker} refused the topics of the devices: {answers}")
+
     def _wait(self, ready: Callable[[], bool]) -> None:
         with self._changed:
             moved_at, seen = time.monotonic(), self._acknowledged
@@ -142,11 +160,23 @@ class FleetClient:
                     )
 
     def _on_connect(
-        self, _client: mqtt.Client, _data: Any, _flags: mqtt.ConnectFlags, answer: ReasonCode, _properties: Any
+        self, client: mqtt.Client, _data: Any, _flags: mqtt.ConnectFlags, answer: ReasonCode, _properties: Any
     ) -> None:
+        if self._topics and not answer.is_failure:
+            client.subscribe([(topic, 1) for topic in self._topics])
         with self._changed:
             self._answer = answer
             self._changed.notify_all()
+
+    def _on_subscribe(
+        self, _client: mqtt.Client, _data: Any, _mid: int, answers: list[ReasonCode], _properties: Any
+    ) -> None:
+        with self._changed:
+            self._subscribed = answers
+            self._changed.notify_all()
+
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        self._heard(message.topic, bytes(message.payload))
 
     def _on_publish(self, _client: mqtt.Client, _data: Any, _mid: int, _answer: Any, _properties: Any) -> None:
         with self._changed:

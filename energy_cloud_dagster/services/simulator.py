@@ -138,17 +138,25 @@ def history_rows(
 
 
 def latencies(device_id: str, seconds: np.ndarray) -> np.ndarray:
-    """Return the whole seconds (1 to 20) from each interval's end to its receipt, by device and interval start.
+    """Return the whole seconds (1 to 20) from each interval's end to its receipt, by device and interval start."""
+    import numpy as np
 
-    The mixing is that of splitmix64 (Steele, Lea, Flood 2014), started from the device's SHA-256.
+    return latencies_by_seed(np.uint64(_seed(device_id)), seconds)
+
+
+def latencies_by_seed(seeds: np.ndarray | np.uint64, seconds: np.ndarray) -> np.ndarray:
+    """Return the same for devices that are known by 64-bit numbers; the arrays are broadcast against each other.
+
+    The mixing is that of splitmix64 (Steele, Lea, Flood 2014), started from the device's number.
     """
     import numpy as np
 
-    mixed = seconds.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(_seed(device_id))
+    mixed = seconds.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seeds
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return (mixed % np.uint64(int(MAX_LATENCY.total_seconds()))).astype(np.int64) + 1
+    whole: np.ndarray = (mixed % np.uint64(int(MAX_LATENCY.total_seconds()))).astype(np.int64) + 1
+    return whole
 
 
 @cache

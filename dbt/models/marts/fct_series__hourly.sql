@@ -31,7 +31,8 @@ select
     s.customer_class,
     v.hour_utc,
     v.known_at_utc,
-    v.intervals / greatest(60.0 / s.interval_minutes, 1.0) as coverage,
+    -- states may be reported more often than their interval
+    least(v.intervals / greatest(60.0 / s.interval_minutes, 1.0), 1.0) as coverage,
     case s.kind
         -- an hour with gaps is filled with the mean of its own measured intervals (substitution rule hour-mean-1)
         when 'energy' then v.total * greatest(60.0 / s.interval_minutes, 1.0) / v.intervals
