@@ -75,15 +75,15 @@ def use(settings: Settings) -> Path:
     return Path(os.environ["DAGSTER_HOME"])
 
 
-def command(name: str, settings: Settings, *arguments: str, **variables: str) -> Child:
-    """Return one of this program's own commands as a supervised child."""
+def command(name: str, settings: Settings, *arguments: str, log: str = "", **variables: str) -> Child:
+    """Return one of this program's own commands as a supervised child; ``log`` names it where there are several."""
     level = "debug" if settings.log_level == "debug" else "info"
     return Child(
-        name,
+        log or name,
         [sys.executable, "-m", "energy_cloud_dagster.cli", name, *arguments],
         # readiness is read from the log: a higher level would hide it
         env={**os.environ, **child_environment(settings), "ENERGY_CLOUD_LOG_LEVEL": level, **variables},
-        log=settings.home / "logs" / f"{name}.log",
+        log=settings.home / "logs" / f"{log or name}.log",
     )
 
 

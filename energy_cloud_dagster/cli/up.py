@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -115,7 +116,11 @@ def _children(
 
     api, ui, code = settings.port("api"), settings.port("dagster"), bringup.code_port(settings)
     workspace = bringup.write_workspace(settings, code)
-    ingest = bringup.command("ingest", settings)
+    workers = [
+        bringup.command("ingest", settings, log="ingest" if number == 1 else f"ingest-{number}")
+        for number in range(1, settings.ingest_workers + 1)
+    ]
+    outbox = bringup.command("outbox", settings)
     fleet = bringup.command(
         "simulate", settings, "--plant-port", str(plant_port), "--since", f"{since:%Y-%m-%dT%H:%M:%SZ}"
     )
@@ -156,9 +161,10 @@ def _children(
         require_free_port(part, port, variable)
     return [
         [
-            (ingest, lambda: "ingest_ready" in ingest.tail(50)),
-            (fleet, lambda: "READY" in fleet.tail(50)),
-            (scada, lambda: "scada_ready" in scada.tail(50)),
+            *((worker, partial(_said, worker, "ingest_ready")) for worker in workers),
+            (outbox, partial(_said, outbox, "outbox_ready")),
+            (fleet, partial(_said, fleet, "READY")),
+            (scada, partial(_said, scada, "scada_ready")),
             (serve, lambda: accepts(api)),
             (code_server, lambda: accepts(code)),
         ],
@@ -167,6 +173,10 @@ def _children(
             (daemon, lambda: "Instance is configured" in daemon.tail(80) or "SchedulerDaemon" in daemon.tail(80)),
         ],
     ]
+
+
+def _said(child: Child, word: str) -> bool:
+    return word in child.tail(50)
 
 
 def _watch(stop: threading.Event, settings: Settings, children: list[Child], console: Console) -> None:
