@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime
 from threading import BoundedSemaphore
 from typing import Final, NamedTuple
@@ -117,6 +118,12 @@ def find(connection: sa.Connection, username: str) -> Account | None:
     """Return one account, None where there is none of that name."""
     row = connection.execute(sa.select(*_COLUMNS).where(account.c.username == username)).one_or_none()
     return None if row is None else Account._make(row)
+
+
+def named(connection: sa.Connection, usernames: Collection[str]) -> dict[str, Account]:
+    """Return those of the named accounts that exist, by name."""
+    rows = connection.execute(sa.select(*_COLUMNS).where(account.c.username.in_(usernames)))
+    return {row.username: Account._make(row) for row in rows}
 
 
 def everyone(connection: sa.Connection) -> list[Account]:

@@ -17,11 +17,13 @@ from energy_cloud_dagster.adapters.database import make_engine
 from energy_cloud_dagster.adapters.logs import configure_logging
 from energy_cloud_dagster.api import errors
 from energy_cloud_dagster.api.context import Context
+from energy_cloud_dagster.api.device_callers import DeviceCallers
 from energy_cloud_dagster.api.routers import (
     audit,
     auth,
     commands,
     consumption,
+    consumption_schema,
     devices,
     energy,
     health,
@@ -30,6 +32,7 @@ from energy_cloud_dagster.api.routers import (
     vpp,
 )
 from energy_cloud_dagster.api.security import AccountCache, Tokens, access_of, admit, is_public, signing_secret
+from energy_cloud_dagster.api.stream import Hub
 from energy_cloud_dagster.settings import Settings, load_settings
 
 #: Larger bodies are refused before they are read.
@@ -54,11 +57,12 @@ def create_app(settings: Settings) -> FastAPI:
     an answer yet: the API starts while its database is down and says so under /health/ready.
     """
     engine = make_engine(settings.database_url.get_secret_value())
-    context = Context(settings, engine, Tokens(signing_secret(settings)), AccountCache(engine))
+    context = Context(settings, engine, Tokens(signing_secret(settings)), AccountCache(engine), DeviceCallers(engine))
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with app.state.streams.running():
+            yield
         engine.dispose()
 
     app = FastAPI(
@@ -76,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.context = context
+    app.state.streams = Hub(engine, settings.database_url.get_secret_value(), replay=settings.replay)
     errors.install(app)
     for section in (auth, health, consumption, energy, real_time, vpp, devices, commands, trading, audit):
         app.include_router(section.router)
@@ -111,6 +116,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = schema.setdefault("components", {})
         problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components.setdefault("schemas", {}).update({**problem.pop("$defs", {}), "Problem": problem})
+        components["schemas"].update(consumption_schema.COMPONENTS)
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         for context in iter_route_contexts(app.routes):
             for method in context.methods or ():
