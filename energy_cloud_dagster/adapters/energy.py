@@ -104,14 +104,15 @@ def flow_series(
     if flow == "generation":
         output = sa.and_(series.c.metric.in_(("output", "power")), series.c.role.in_(SOURCE_OF_ROLE))
         metric = sa.or_(metric, output)
+    if device_id is not None:
+        # What an energy document told of a whole grid point counts in no sum, but its own question finds it.
+        metric = sa.and_(series.c.device_id == device_id, sa.or_(metric, series.c.metric == f"region-{flow}"))
     statement = (
         sa.select(*_COLUMNS)
         .join_from(series, device, device.c.device_id == series.c.device_id)
         .where(metric, series.c.kind.in_(("energy", "power")))
         .order_by(series.c.device_id, series.c.metric)
     )
-    if device_id is not None:
-        statement = statement.where(series.c.device_id == device_id)
     if region_id is not None:
         statement = statement.where(device.c.region_id == region_id)
     if not everyone:

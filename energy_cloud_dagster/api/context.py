@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from energy_cloud_dagster.settings import Settings
 
 if TYPE_CHECKING:
+    from energy_cloud_dagster.api.device_callers import DeviceCallers
     from energy_cloud_dagster.api.security import AccountCache, Tokens
 
 
@@ -23,6 +24,7 @@ class Context:
     engine: sa.Engine
     tokens: Tokens
     accounts: AccountCache
+    devices: DeviceCallers
 
 
 async def context_of(request: HTTPConnection) -> Context:

@@ -21,7 +21,7 @@ from fastapi import Depends, WebSocketException
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from energy_cloud_dagster.adapters import accounts
+from energy_cloud_dagster.adapters import accounts, credentials
 from energy_cloud_dagster.adapters.accounts import Account
 from energy_cloud_dagster.api.context import Context, context_of
 from energy_cloud_dagster.api.errors import Forbidden, Unauthenticated
@@ -36,15 +36,16 @@ _SECRET_FILE: Final = "token-secret"  # noqa: S105 - the name of the file
 _SECRET_BYTES: Final = 48
 _CACHE_SECONDS: Final = 1.0
 
-_READS: Final = frozenset({"energy:read", "forecasts:read", "vpp:read", "trading:read", "audit:read"})
-#: What each role may do. Traders and viewers see measurements, trades and evidence of their own participant only.
+_READS: Final = frozenset({"energy:read", "forecasts:read", "vpp:read", "devices:read", "trading:read", "audit:read"})
+#: What each role may do. Traders and viewers see devices, measurements, trades and evidence of their own participant
+#: only.
 SCOPES: Final[dict[str, frozenset[str]]] = {
     "admin": _READS | {"energy:write", "vpp:write", "devices:write", "trading:write", "accounts:write"},
     "operator": _READS | {"energy:write", "vpp:write", "devices:write"},
     "trader": _READS | {"trading:write"},
     "auditor": _READS,
     "device": frozenset({"energy:write"}),
-    "viewer": frozenset({"energy:read", "forecasts:read", "vpp:read"}),
+    "viewer": frozenset({"energy:read", "forecasts:read", "vpp:read", "devices:read"}),
 }
 _SEE_ALL: Final = frozenset({"admin", "operator", "auditor"})
 _PUBLIC: Final = "public"
@@ -53,18 +54,24 @@ _POLICY_VIOLATION: Final = 1008
 
 
 class Principal(NamedTuple):
-    """The caller of a request."""
+    """The caller of a request; a device is one by its own token, or by an account of that role under its id."""
 
     username: str
     role: str
     participant_id: str | None
     scopes: frozenset[str]
     token_id: str
+    device_id: str | None = None
 
     @property
     def sees_all(self) -> bool:
         """Whether it sees every participant's rows; otherwise only those of ``participant_id``."""
         return self.role in _SEE_ALL
+
+    @property
+    def idempotency_owner(self) -> str:
+        """Whose idempotency keys it uses: an account's and a device's of the same name differ."""
+        return f"device:{self.device_id}" if self.device_id is not None else f"account:{self.username}"
 
 
 class TokenPair(NamedTuple):
@@ -205,7 +212,8 @@ async def session_of(context: Context, token: str) -> tuple[Principal, datetime]
     if account is None or account.disabled:
         raise Unauthenticated("the token's account is closed", shown=True)
     scopes = SCOPES[account.role].intersection(claims["scopes"])
-    principal = Principal(account.username, account.role, account.participant_id, scopes, claims["jti"])
+    device_id = account.username if account.role == "device" else None
+    principal = Principal(account.username, account.role, account.participant_id, scopes, claims["jti"], device_id)
     return principal, datetime.fromtimestamp(claims["exp"], UTC)
 
 
@@ -213,7 +221,18 @@ async def _authenticate(request: HTTPConnection, context: Context) -> Principal:
     token = bearer_token(request)
     if token is None:
         raise Unauthenticated("send `Authorization: Bearer <token>`; POST /v1/auth/login hands out tokens")
+    if token.startswith(credentials.PREFIX):
+        return await _device_of(context, token)
     return (await session_of(context, token))[0]
+
+
+async def _device_of(context: Context, token: str) -> Principal:
+    device_id = await context.devices.find(token)
+    if device_id is None:
+        raise Unauthenticated("the device token is not valid; an operator hands out new ones", shown=True)
+    # The public part of the token names it; the secret stays out.
+    credential_id = token.removeprefix(credentials.PREFIX).partition("_")[0]
+    return Principal(device_id, "device", None, SCOPES["device"], credential_id, device_id)
 
 
 async def _caller(principal: Annotated[Principal | None, Depends(admit)]) -> Principal:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PUBLIC = {"POST /v1/auth/login", "GET /health/live", "GET /health/ready"}
 EXPECTED = PUBLIC | {
     "GET /v1/energy/consumption",
+    "POST /v1/energy/consumption",
     "GET /v1/energy/generation",
     "POST /v1/energy/forecast",
     "GET /v1/vpp",
