@@ -24,10 +24,21 @@ from energy_cloud_dagster.settings import Settings
 DEMO_KEY: Final = "energy-cloud-sample-community"
 HISTORY: Final = timedelta(weeks=8)
 _HISTORY_CHUNK: Final = timedelta(days=7)
+#: Beside ``admin``, an account for each of the other roles: name, role, participant. A device's name is its id.
+SAMPLE_ACCOUNTS: Final = (
+    ("operator", "operator", None),
+    ("trader", "trader", "HOME-01"),
+    ("auditor", "auditor", None),
+    ("viewer", "viewer", "HOME-02"),
+    ("SM-001", "device", None),
+)
 
 
-def prepare(settings: Settings, now: datetime) -> str | None:
-    """Migrate the database, seed the sample community and the accounts; return a generated admin password, if any."""
+def prepare(settings: Settings, now: datetime) -> dict[str, str]:
+    """Migrate the database, seed the sample community and an account for each role.
+
+    Returns the passwords that were generated for new accounts, by account, to be shown once; they are kept nowhere.
+    """
     url = settings.database_url.get_secret_value()
     upgrade(url)
     engine = make_engine(url, pool_size=1)
@@ -40,7 +51,10 @@ def prepare(settings: Settings, now: datetime) -> str | None:
                 account_of=lambda participant: participant_account(DEMO_KEY, participant),
                 demo_key=DEMO_KEY,
             )
-            return accounts.bootstrap_admin(connection, settings.admin_password.get_secret_value())
+            made = {"admin": accounts.bootstrap_admin(connection, settings.admin_password.get_secret_value())}
+            for name, role, participant in SAMPLE_ACCOUNTS:
+                made[name] = accounts.ensure(connection, name, "", role, participant_id=participant)
+            return {name: password for name, password in made.items() if password is not None}
     finally:
         engine.dispose()
 

@@ -67,8 +67,8 @@ def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:
     end = FIRST_DELIVERY + hours * HOUR
     history_start = first - bringup.HISTORY
     with stages.stage("Migrate the database and register the community"):
-        password = bringup.prepare(settings, history_start)
-    report.credentials(stages.console, password)
+        passwords = bringup.prepare(settings, history_start)
+    report.credentials(stages.console, passwords)
     with stages.stage("Load eight weeks of history", bringup.HISTORY.days) as progress:
         history = bringup.load_history(settings, history_start, first, progress)
     total = int((end - first) / HOUR)
@@ -95,5 +95,5 @@ def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:
         "audit": audited,
         "run": run_id,
         "efforts": efforts,
-        "admin_password": password,
+        "passwords": passwords,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,10 +37,14 @@ def banner(console: Console, running: Sequence[RunningPart]) -> None:
         )
 
 
-def credentials(console: Console, password: str | None) -> None:
-    """Say a generated password: as soon as it holds, for who is stopped before the end, and again at the end."""
-    if password:
-        console.print(f"Account  [bold]admin[/], password [bold]{password}[/] (kept nowhere)", soft_wrap=True)
+def credentials(console: Console, passwords: Mapping[str, str] | None) -> None:
+    """Say generated passwords: as soon as they hold, for who is stopped before the end, and again at the end."""
+    if not passwords:
+        return
+    width = max(len(name) for name in passwords)
+    console.print("Accounts and their passwords, which are kept nowhere")
+    for name, password in passwords.items():
+        console.print(f"  [bold]{name:<{width}}[/]  [bold]{password}[/]", soft_wrap=True)
 
 
 def gather(settings: Settings, start: datetime, end: datetime) -> dict[str, Any]:
@@ -173,7 +177,7 @@ def audit(settings: Settings, start: datetime, end: datetime) -> dict[str, Any]:
 
 def as_json(found: dict[str, Any]) -> str:
     """Return the report for programs."""
-    return json.dumps({name: value for name, value in found.items() if name != "admin_password"}, indent=2)
+    return json.dumps({name: value for name, value in found.items() if name != "passwords"}, indent=2)
 
 
 def show(console: Console, found: dict[str, Any]) -> None:
@@ -186,7 +190,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
     console.print(Panel(table, title=f"{found['hours']} hours, from meter to chain", expand=False))
     _show_money(console, found)
     _show_time(console, found)
-    credentials(console, found.get("admin_password"))
+    credentials(console, found.get("passwords"))
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:

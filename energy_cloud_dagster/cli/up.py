@@ -58,8 +58,8 @@ def stay(settings: Settings, console: Console) -> None:
 
     _on_signals(_interrupt)
     now = datetime.now(UTC)
-    password = bringup.prepare(settings, now)
-    report.credentials(console, password)
+    passwords = bringup.prepare(settings, now)
+    report.credentials(console, passwords)
     engine = make_engine(settings.database_url.get_secret_value(), pool_size=1)
     with engine.begin() as connection:
         since = registry.operating_since(connection, settings.region)
@@ -95,7 +95,7 @@ def stay(settings: Settings, console: Console) -> None:
         console.print(f"API      http://{host}:{settings.port('api')}/docs", soft_wrap=True)
         console.print(f"Dagster  http://{host}:{settings.port('dagster')}", soft_wrap=True)
         console.print(f"Ticks    {settings.tick_cron} (UTC), hours from {first:%Y-%m-%d %H:%M} on", soft_wrap=True)
-        report.credentials(console, password)
+        report.credentials(console, passwords)
         stop = threading.Event()
         _on_signals(lambda *_: stop.set())
         console.print("READY")

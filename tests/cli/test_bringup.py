@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from energy_cloud_dagster.adapters import accounts, registry
+from energy_cloud_dagster.adapters.database import make_engine
 from energy_cloud_dagster.cli import bringup
 from energy_cloud_dagster.settings import Settings, load_settings
 
@@ -25,11 +27,28 @@ def settings(postgres: EmbeddedPostgres, home: Path) -> Settings:
     return load_settings(home=home / "b", database_url=SecretStr(postgres.url("energy_cloud_bringup")))
 
 
-def test_preparing_is_safe_to_repeat_and_gives_the_password_once(settings: Settings) -> None:
+def test_preparing_is_safe_to_repeat_and_gives_each_role_s_password_once(settings: Settings) -> None:
     first = bringup.prepare(settings, START)
-    assert first is not None
-    assert len(first) >= 16
-    assert bringup.prepare(settings, START + timedelta(days=1)) is None
+    assert all(len(password) >= 16 for password in first.values())
+    assert len(set(first.values())) == len(first)
+    assert bringup.prepare(settings, START + timedelta(days=1)) == {}
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=1)
+    with engine.begin() as connection:
+        found = [accounts.authenticate(connection, name, password) for name, password in first.items()]
+        assert {one.role for one in found if one is not None} == set(accounts.ROLES)
+        for name, _, participant in bringup.SAMPLE_ACCOUNTS:
+            kept = accounts.find(connection, name)
+            assert kept is not None
+            assert kept.participant_id == participant
+        assert registry.device_by_id(connection, "SM-001").device_id == "SM-001"
+    engine.dispose()
+
+
+def test_a_given_admin_password_is_not_repeated(postgres: EmbeddedPostgres, home: Path) -> None:
+    postgres.ensure_database("energy_cloud_given")
+    url = SecretStr(postgres.url("energy_cloud_given"))
+    given = load_settings(home=home / "g", database_url=url, admin_password=SecretStr("given by hand"))
+    assert bringup.prepare(given, START).keys() == {name for name, _, _ in bringup.SAMPLE_ACCOUNTS}
 
 
 def test_history_is_stored_once_and_known_when_it_would_have_been(settings: Settings) -> None:

@@ -47,7 +47,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "audit": {"verified": 10, "broken": []},
         "run": "run-1",
         "efforts": {"marts (dbt build)": {"work_seconds": 3.25}, "market_clearing_hourly": {"work_seconds": 0.5}},
-        "admin_password": None,
+        "passwords": {},
         "seconds": {"Fit the load model": 2.04, "Whole demo": 61.5},
     } | changes
 
@@ -110,9 +110,13 @@ def test_hours_without_trades_have_no_price() -> None:
     assert " at " not in text.split("Market", 1)[1].splitlines()[0]
 
 
-def test_a_generated_password_is_for_people_only() -> None:
-    assert "s3cret" in shown(admin_password="s3cret")
-    printed = report.as_json(found(admin_password="s3cret"))
+def test_generated_passwords_are_for_people_only() -> None:
+    made = {"admin": "s3cret", "operator": "4lso-s3cret"}
+    text = shown(passwords=made)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["admin", "s3cret"] in lines
+    assert ["operator", "4lso-s3cret"] in lines
+    printed = report.as_json(found(passwords=made))
     assert "s3cret" not in printed
     assert json.loads(printed)["audit"] == {"verified": 10, "broken": []}
 

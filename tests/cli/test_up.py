@@ -163,8 +163,9 @@ def test_interrupted_while_it_starts_it_stops_too(make_home: Callable[[], Home])
     home = replace(make_home(), measured=False)
     with home.start("up", ENERGY_CLOUD_ADMIN_PASSWORD="") as started:
         started.await_line("First start: load eight weeks of history ...")
-        # the account is there, and nothing but this line knows its password
-        assert re.search(r"^Account  admin, password \S{16,} ", started.printed, re.MULTILINE), started.printed
+        # the accounts are there, and nothing but these lines knows their passwords
+        for name in ("admin", "operator", "trader", "auditor", "viewer", "SM-001"):
+            assert re.search(rf"^  {name} +\S{{16,}}$", started.printed, re.MULTILINE), started.printed
         assert started.interrupt() != 0
         assert "Traceback" not in started.printed
         assert "READY" not in started.printed
