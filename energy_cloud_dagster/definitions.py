@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
 from energy_cloud_dagster.assets.evidence import trade_evidence_hourly
 from energy_cloud_dagster.assets.forecasts import (
@@ -61,6 +62,8 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             # what is owed, and the proof
             settlement_batch_hourly,
             trade_evidence_hourly,
+            # how long it is kept, and where
+            *DATA_LIFE,
         ],
         asset_checks=[*readings.CHECKS, delivery.delivery_may_be_settled],
         jobs=JOBS,

@@ -1,4 +1,4 @@
-"""What the clock starts: the hourly tick, which catches up missed hours in order, and the daily fit."""
+"""What the clock starts: the hourly tick, which catches up missed hours in order, the daily fit and the data's life."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -6,6 +6,7 @@ from typing import Any, Final
 import dagster as dg
 
 from energy_cloud_dagster.adapters import registry, validation
+from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.forecasts import region_load_model_daily
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339
@@ -21,7 +22,7 @@ _STATUS: Final = (
 
 hourly_job = dg.define_asset_job(
     "hourly",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(region_load_model_daily),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(region_load_model_daily, *DATA_LIFE),
     executor_def=dg.in_process_executor,
     tags=ONE_AT_A_TIME,
     description="One hour from meter to chain, or a range of hours in one run. One process: imports are paid once.",
@@ -31,6 +32,12 @@ daily_fit_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(region_load_model_daily),
     executor_def=dg.in_process_executor,
     description="Fits the region's load model on what is known at the end of the day.",
+)
+data_life_job = dg.define_asset_job(
+    "data_life",
+    selection=dg.AssetSelection.assets(*DATA_LIFE),
+    executor_def=dg.in_process_executor,
+    description="Makes day partitions ahead, archives closed days, and drops archived ones where retention is set.",
 )
 
 
@@ -70,7 +77,16 @@ def daily_fit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=f"fit-{day}", partition_key=day)
 
 
-JOBS: Final[list[Any]] = [hourly_job, daily_fit_job, settlement_retry]
-SCHEDULES: Final = [hourly_tick, daily_fit]
+@dg.schedule(job=data_life_job, cron_schedule="30 2 * * *", execution_timezone="UTC", default_status=_STATUS)
+def data_life_daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Looks after the days of readings once a night; what an earlier night missed is caught up."""
+    if working(context.instance, "data_life"):
+        return dg.SkipReason("the last run is still at work")
+    day = (context.scheduled_execution_time.astimezone(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")
+    return dg.RunRequest(run_key=f"data-life-{day}", partition_key=day)
+
+
+JOBS: Final[list[Any]] = [hourly_job, daily_fit_job, data_life_job, settlement_retry]
+SCHEDULES: Final = [hourly_tick, daily_fit, data_life_daily]
 
 __all__ = ["JOBS", "SCHEDULES", "hourly"]

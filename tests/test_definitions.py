@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "asset_graph.json"
 #: In the order of the flow.
-GROUPS = ("sources", "ingest", "quality", "marts", "forecasts", "dispatch", "market", "settlement", "evidence")
+GROUPS = (
+    "sources",
+    "ingest",
+    "quality",
+    "marts",
+    "forecasts",
+    "dispatch",
+    "market",
+    "settlement",
+    "evidence",
+    "data_life",
+)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +68,7 @@ def picture(graph: AssetGraph) -> dict[str, Any]:
             "freshness": _freshness(node.freshness_policy),
             "partitions": _partitions(node.partitions_def),
             "one run for a range": node.backfill_policy == dg.BackfillPolicy.single_run(),
-            "table": node.metadata.get("dagster/table_name"),
+            "table": _table(node.metadata),
             "columns": _columns(node.metadata),
             "checks": sorted(checks.get(node.key.to_user_string(), [])),
         }
@@ -76,6 +87,12 @@ def _partitions(partitions: dg.PartitionsDefinition[Any] | None) -> str | None:
         return None
     assert isinstance(partitions, dg.TimeWindowPartitionsDefinition)
     return f"{partitions.schedule_type.value.lower()} from {partitions.start:%Y-%m-%d %H:%M} {partitions.timezone}"
+
+
+def _table(metadata: Mapping[str, Any]) -> str | None:
+    """Return schema and table; dbt adds the database, which is another in each home."""
+    name = metadata.get("dagster/table_name")
+    return ".".join(name.split(".")[-2:]) if name else None
 
 
 def _columns(metadata: Mapping[str, Any]) -> dict[str, bool]:
@@ -120,14 +137,15 @@ def test_every_asset_stands_on_a_source_before_raw(graph: AssetGraph) -> None:
 def test_the_flow_leads_from_the_meter_to_the_proof(graph: AssetGraph) -> None:
     behind = {key.to_user_string() for key in graph.get_ancestor_asset_keys(dg.AssetKey("trade_evidence_hourly"))}
     everything = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert everything - behind - {"trade_evidence_hourly"} == {"fct_region__hourly"}, "only a report ends beside it"
+    beside = {"fct_region__hourly", "reading_partitions", "reading_archive", "reading_retention"}
+    assert everything - behind - {"trade_evidence_hourly"} == beside, "only a report and the data's life end beside it"
 
 
 def test_a_range_of_hours_is_one_run_in_one_process(definitions: dg.Definitions, graph: AssetGraph) -> None:
     for name, asset in picture(graph).items():
         if asset["partitions"] and asset["partitions"].startswith("hourly"):
             assert asset["one run for a range"], name
-    for name in ("hourly", "daily_fit", "settlement_retry"):
+    for name in ("hourly", "daily_fit", "data_life", "settlement_retry"):
         assert definitions.resolve_job_def(name).executor_def is dg.in_process_executor
 
 

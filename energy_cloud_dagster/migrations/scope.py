@@ -8,7 +8,7 @@ from typing import Any
 
 from energy_cloud_dagster.adapters.tables import SCHEMAS
 
-_DAY_PARTITION = re.compile(r"reading_\d{4}_\d{2}_\d{2}")
+_DAY_PARTITION = re.compile(r"reading_\d{4}_\d{2}_\d{2}(_left_\d+)?")
 
 
 def include_name(name: str | None, kind: str, parents: Mapping[Any, str | None]) -> bool:

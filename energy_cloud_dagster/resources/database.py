@@ -30,6 +30,12 @@ class Database(dg.ConfigurableResource):  # type: ignore[type-arg]
         with _engine(self.resolved_url).begin() as connection:
             yield connection
 
+    @contextmanager
+    def autocommit(self) -> Iterator[sa.Connection]:
+        """Open a connection without a transaction, for the few statements that refuse to be in one."""
+        with _engine(self.resolved_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+
     @property
     def resolved_url(self) -> str:
         """The URL given, else that of the settings."""

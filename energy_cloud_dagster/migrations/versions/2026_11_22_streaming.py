@@ -18,6 +18,46 @@ depends_on = None
 
 STAMP = sa.TIMESTAMP(timezone=True)
 
+# As in the first schema, but a day exists where its partition is attached, not where a table has its name: retention
+# detaches a day before it drops it, and a reading that comes late for such a day must find a place all the same. A
+# detach that was interrupted is finished; the detached table steps aside under another name until retention drops it.
+ENSURE_READING_DAY = """
+create or replace function raw.ensure_reading_day(day date) returns boolean language plpgsql set timezone to 'UTC' as $$
+declare
+    name text := format('reading_%s', to_char(day, 'YYYY_MM_DD'));
+    lower_bound timestamptz := day::timestamp at time zone 'UTC';
+    upper_bound timestamptz := (day + 1)::timestamp at time zone 'UTC';
+    leaving boolean;
+begin
+    select inhdetachpending into leaving from pg_inherits
+    where inhparent = 'raw.reading'::regclass and inhrelid = to_regclass(format('raw.%I', name));
+    if not leaving then
+        return false;
+    end if;
+    lock table raw.reading in share update exclusive mode;
+    select inhdetachpending into leaving from pg_inherits
+    where inhparent = 'raw.reading'::regclass and inhrelid = to_regclass(format('raw.%I', name));
+    if not leaving then
+        return false;
+    end if;
+    if leaving then
+        execute format('alter table raw.reading detach partition raw.%I finalize', name);
+    end if;
+    if to_regclass(format('raw.%I', name)) is not null then
+        execute format('alter table if exists raw.%I rename to %I', name,
+                       format('%s_left_%s', name, pg_current_xact_id()));
+    end if;
+    execute format('create table raw.%I (like raw.reading including all)', name);
+    execute format('alter table raw.%I add constraint day check (ts >= %L and ts < %L)',
+                   name, lower_bound, upper_bound);
+    execute format('alter table raw.reading attach partition raw.%I for values from (%L) to (%L)',
+                   name, lower_bound, upper_bound);
+    execute format('alter table raw.%I drop constraint day', name);
+    return true;
+end
+$$
+"""
+
 
 def upgrade() -> None:
     op.drop_column("device", "token_hash", schema="registry")
@@ -66,14 +106,20 @@ def upgrade() -> None:
         "archived_day",
         sa.Column("day", sa.Date(), nullable=False, comment="UTC day of ts"),
         sa.Column("uri", sa.Text(), nullable=False, comment="Where the Parquet file lies"),
+        sa.Column("revision", sa.Integer(), nullable=False, comment="1, 2 … each time the day was archived anew"),
         sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False, comment="Of the file"),
         sa.Column("sha256", sa.Text(), nullable=False, comment="Of the file"),
+        sa.Column("digest", sa.Text(), nullable=False, comment="Of the rows, equal in the file and in the database"),
         sa.Column("archived_at", STAMP, nullable=False, comment="When it was written and read back"),
         sa.Column(
             "dropped_at",
             STAMP,
             nullable=True,
             comment="When retention removed the day from the database; null: it is there",
+        ),
+        sa.Column(
+            "keep_until", STAMP, nullable=True, comment="A restored day stays until then; null: retention decides"
         ),
         sa.PrimaryKeyConstraint("day", name=op.f("pk_archived_day")),
         schema="raw",
@@ -128,9 +174,11 @@ def upgrade() -> None:
         comment="Every transition of every command",
     )
     op.create_index("ix_command_event_command_id", "command_event", ["command_id"], schema="audit")
+    op.execute(ENSURE_READING_DAY)
 
 
 def downgrade() -> None:
+    # raw.ensure_reading_day stays as it is: the older schema can use it, and drops it
     op.drop_table("command_event", schema="audit")
     op.drop_table("command", schema="dispatch")
     op.drop_table("archived_day", schema="raw")
