@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     mqtt_ca: Path | None = Field(
         None, description="Certificate authority (PEM) of an mqtts:// broker; empty: those of the system."
     )
+    mqtt_shared: bool = Field(
+        True,
+        description="Workers share the messages; false: each gets all (the embedded iotcore, whose shared "
+        "subscriptions do not survive a worker's end).",
+    )
     chain_rpc_url: str = Field("", description="JSON-RPC URL of a real EVM node; empty: the embedded chain.")
     chain_private_key: SecretStr = Field(
         SecretStr(""), description="Hex key of the settlement account; required with ENERGY_CLOUD_CHAIN_RPC_URL."

@@ -89,6 +89,8 @@ class EmbeddedParts:
             "mqtt_url": broker.url,
             "mqtt_username": broker.username,
             "mqtt_password": SecretStr(broker.password),
+            # iotcore's router ends when the last worker of a share leaves with messages unacknowledged
+            "mqtt_shared": broker.kind == "mosquitto",
         }
 
     def _start_chain(self, stack: ExitStack) -> dict[str, object]:
