@@ -163,8 +163,8 @@ def mark_sent(connection: sa.Connection, commands: Sequence[Command], at: dateti
         .where(command.c.command_id.in_(ids))
         .values(state="sent", attempts=command.c.attempts + 1, next_attempt_at=at + retry)
     )
-    connection.execute(
-        sa.update(command)
+    superseded = (
+        sa.select(command.c.command_id)
         .where(
             command.c.state == "sent",
             command.c.next_attempt_at.is_not(None),
@@ -176,8 +176,10 @@ def mark_sent(connection: sa.Connection, commands: Sequence[Command], at: dateti
                 > sa.tuple_(command.c.created_at, command.c.command_id),
             ),
         )
-        .values(next_attempt_at=None)
+        # Who claims never waits for who hears, who waits for who claims.
+        .with_for_update(skip_locked=True, of=command)
     )
+    connection.execute(sa.update(command).where(command.c.command_id.in_(superseded)).values(next_attempt_at=None))
     _enter(connection, [each for each in commands if each.state != "sent"], "sent", at, OUTBOX)
 
 

@@ -16,7 +16,7 @@ from energy_cloud_dagster.domain.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.2
 _PAUSE_SECONDS: Final = 1.0
 
 

@@ -23,7 +23,7 @@ from energy_cloud_dagster.adapters.device_link import DeviceLink, Heard
 from energy_cloud_dagster.adapters.mqtt import Broker
 from energy_cloud_dagster.adapters.notifications import Listener
 from energy_cloud_dagster.adapters.readings import RejectRow
-from energy_cloud_dagster.domain.commands import parse_ack
+from energy_cloud_dagster.domain.commands import Ack, parse_ack
 from energy_cloud_dagster.domain.errors import PartUnavailable, Rejected
 from energy_cloud_dagster.domain.readings import parse_topic
 from energy_cloud_dagster.services.processes import session_name, stop_on_signals
@@ -36,9 +36,9 @@ BATCH: Final = 100
 #: Looks at the table at least this often: a NOTIFY may be lost with the connection that should have heard it.
 _LOOK_SECONDS: Final = 5.0
 _LEAST_PAUSE: Final = 0.05
-_STOP_SECONDS: Final = 0.5
+_STOP_SECONDS: Final = 0.2
 #: How long the broker gets to hand over what devices said while the outbox was away, before anything is ended.
-_CATCH_UP_SECONDS: Final = 0.3
+_CATCH_UP_SECONDS: Final = 0.2
 _BROKER_SECONDS: Final = 2.0
 _LONGEST_KEPT: Final = 4_096
 
@@ -109,23 +109,22 @@ class Outbox:
 
     def _take_all(self, connection: sa.Connection, heard: list[Heard]) -> Counter[str]:
         taken: Counter[str] = Counter()
+        answers: list[tuple[Heard, str, Ack]] = []
         for message in heard:
             try:
-                with connection.begin_nested():
-                    self._take(connection, message)
-                taken["acknowledgements"] += 1
+                answers.append((message, parse_topic(message.topic).device_id, parse_ack(message.payload)))
             except Rejected as reason:
-                log.warning("acknowledgement_rejected", topic=message.topic, reason=reason.reason)
-                kept = message.payload[:_LONGEST_KEPT]
-                row = RejectRow(message.received_at, "mqtt", message.topic, kept, reason.reason, reason.detail)
-                taken["rejected"] += readings.reject(connection, [row])
+                taken["rejected"] += _keep(connection, message, reason)
+        # Every outbox hears every answer: locked in one order, commands cannot have two of them wait for each other.
+        for message, device_id, ack in sorted(answers, key=lambda each: (each[2].command_id or "", each[1])):
+            try:
+                found = commands.acknowledge(connection, device_id, ack, message.received_at)
+            except Rejected as reason:
+                taken["rejected"] += _keep(connection, message, reason)
+                continue
+            log.info("command_answered", command_id=found.command_id, device_id=device_id, state=found.state)
+            taken["acknowledgements"] += 1
         return taken
-
-    @staticmethod
-    def _take(connection: sa.Connection, message: Heard) -> None:
-        topic, ack = parse_topic(message.topic), parse_ack(message.payload)
-        found = commands.acknowledge(connection, topic.device_id, ack, message.received_at)
-        log.info("command_answered", command_id=found.command_id, device_id=found.device_id, state=found.state)
 
     def _pause(self) -> None:
         """Wait for news, for the next time that something is due, or for ``stop``."""
@@ -135,6 +134,13 @@ class Outbox:
         while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
             if self.wake.wait(min(left, _STOP_SECONDS)):
                 return
+
+
+def _keep(connection: sa.Connection, message: Heard, reason: Rejected) -> int:
+    log.warning("acknowledgement_rejected", topic=message.topic, reason=reason.reason)
+    kept = message.payload[:_LONGEST_KEPT]
+    row = RejectRow(message.received_at, "mqtt", message.topic, kept, reason.reason, reason.detail)
+    return readings.reject(connection, [row])
 
 
 def expire(writer: Writer, totals: Counter[str]) -> None:
