@@ -31,6 +31,10 @@ EXPECTED = PUBLIC | {
     "POST /v1/energy/forecast",
     "GET /v1/vpp",
     "GET /v1/vpp/{id}",
+    "GET /v1/devices/{id}/commands",
+    "GET /v1/devices/{id}/commands/{commandId}",
+    "POST /v1/devices/{id}/commands",
+    "POST /v1/devices/{id}/config",
     "GET /v1/trading/history",
     "GET /v1/audit/trades/{id}",
 }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path
 from pydantic import Field
+from starlette.responses import Response
 
 from energy_cloud_dagster.adapters import commands, registry
 from energy_cloud_dagster.adapters.commands import Command
 from energy_cloud_dagster.api.context import Context, Shared
+from energy_cloud_dagster.api.idempotency import Writing
 from energy_cloud_dagster.api.paging import Paged
 from energy_cloud_dagster.api.security import Caller, Principal, needs, utc_now
 from energy_cloud_dagster.api.values import Document, Moment, Page, absent
@@ -103,15 +104,17 @@ class CommandHistory(CommandDocument):
     events: list[EventDocument]
 
 
-@router.post("/{id}/commands", summary="Command a device", status_code=202)
+@router.post("/{id}/commands", summary="Command a device", status_code=202, response_model=Queued)
 @needs("devices:write")
 def post_command(
-    context: Shared, caller: Caller, device_id: DeviceId, wanted: CommandRequest, response: Response
-) -> Queued:
+    context: Shared, caller: Caller, device_id: DeviceId, wanted: CommandRequest, writing: Writing
+) -> Response:
     """Queue a command and answer before it is sent; `GET` it to see what became of it."""
     now = utc_now()
     order = instruction(wanted.type, wanted.value, wanted.unit)
     with context.engine.begin() as connection:
+        if (earlier := writing.answered(connection)) is not None:
+            return earlier
         _require(connection, caller, device_id)
         queued = commands.enqueue(
             connection,
@@ -121,15 +124,15 @@ def post_command(
             now=now,
             valid_until=wanted.valid_until or _default_validity(context, now),
         )
-    response.headers["Location"] = _location(queued)
-    return Queued(command_id=queued.command_id, state=queued.state)
+        answer = Queued(command_id=queued.command_id, state=queued.state)
+        return writing.keep(connection, 202, answer.model_dump_json(by_alias=True).encode())
 
 
-@router.post("/{id}/config", summary="Configure a device", status_code=202)
+@router.post("/{id}/config", summary="Configure a device", status_code=202, response_model=QueuedConfig)
 @needs("devices:write")
 def post_config(
-    context: Shared, caller: Caller, device_id: DeviceId, wanted: ConfigRequest, response: Response
-) -> QueuedConfig:
+    context: Shared, caller: Caller, device_id: DeviceId, wanted: ConfigRequest, writing: Writing
+) -> Response:
     """Queue the next version of the device's configuration, which replaces the one before.
 
     It is signed for each of the device's credentials: `signature` is `{credentialId}:{hex}`, several separated by
@@ -138,6 +141,8 @@ def post_config(
     """
     now = utc_now()
     with context.engine.begin() as connection:
+        if (earlier := writing.answered(connection)) is not None:
+            return earlier
         _require(connection, caller, device_id)
         queued = commands.enqueue_config(
             connection,
@@ -147,8 +152,8 @@ def post_config(
             now=now,
             valid_until=wanted.valid_until or _default_validity(context, now),
         )
-    response.headers["Location"] = _location(queued)
-    return QueuedConfig(command_id=queued.command_id, version=queued.version or 0, state=queued.state)
+        answer = QueuedConfig(command_id=queued.command_id, version=queued.version or 0, state=queued.state)
+        return writing.keep(connection, 202, answer.model_dump_json(by_alias=True).encode())
 
 
 @router.get("/{id}/commands", summary="Commands and configurations of a device, newest first")
@@ -174,6 +179,8 @@ def get_command(context: Shared, caller: Caller, device_id: DeviceId, command_id
     """Return a command or configuration with every step that it took."""
     with context.engine.connect() as connection:
         _require(connection, caller, device_id)
+        if not command_id.isprintable():
+            raise NotFound(f"device {device_id} has no such command")
         found = commands.get(connection, device_id, command_id)
         events = commands.history(connection, command_id)
     return CommandHistory(**_fields(found), events=[EventDocument(**each._asdict()) for each in events])
@@ -182,7 +189,7 @@ def get_command(context: Shared, caller: Caller, device_id: DeviceId, command_id
 def _require(connection: sa.Connection, caller: Principal, device_id: str) -> None:
     """Raise ``NotFound``, in the same words, for an unknown device and for another participant's."""
     try:
-        known = registry.device_by_id(connection, device_id)
+        known = registry.device_by_id(connection, device_id) if device_id.isprintable() else None
     except NotFound:
         known = None
     if known is None or not (caller.sees_all or (known.participant_id or "") == caller.participant_id):
@@ -191,10 +198,6 @@ def _require(connection: sa.Connection, caller: Principal, device_id: str) -> No
 
 def _default_validity(context: Context, now: datetime) -> datetime:
     return now + timedelta(seconds=context.settings.command_validity_seconds)
-
-
-def _location(queued: Command) -> str:
-    return f"/v1/devices/{quote(queued.device_id, safe='')}/commands/{queued.command_id}"
 
 
 def _fields(found: Command) -> dict[str, Any]:
