@@ -65,7 +65,7 @@ allow_anonymous false
 password_file {folder}/passwords
 persistence true
 persistence_location {folder}/
-autosave_interval 30
+autosave_interval 1
 max_queued_messages 0
 max_inflight_messages 1000
 message_size_limit {payload}
