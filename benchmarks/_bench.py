@@ -16,9 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ import psycopg
 import sqlalchemy as sa
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from psycopg import sql
 from pydantic import SecretStr
 
 from energy_cloud_dagster.adapters import database
@@ -117,6 +118,13 @@ class Rig:
         """Start a publisher of ``rate`` messages/s over all devices, for ``seconds`` or ``messages``."""
         return Publishing(self, rate, seconds, messages)
 
+    def forget(self, client_id: str) -> None:
+        """End a durable session at the broker, so that nothing is queued for it any more."""
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=mqtt.MQTTv311)
+        client.username_pw_set(self.broker.username, self.broker.password)
+        client.connect("127.0.0.1", self.broker.port)
+        client.disconnect()
+
     def rows(self) -> tuple[int, int]:
         """Return how many readings of meters are stored, and how many of them are revisions (there should be none)."""
         with self.engine.connect() as connection:
@@ -156,6 +164,14 @@ class Publishing:
         argv = [sys.executable, __file__, json.dumps(options)]
         self._child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         self.pid = self._child.pid
+
+    def running(self, seconds: float) -> bool:
+        """Wait for its end for ``seconds`` at most; return whether it still runs."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def result(self) -> dict[str, float]:
         """Wait for its end and return ``sent``, ``seconds`` and ``cpu`` (seconds)."""
@@ -300,9 +316,32 @@ def _drain(connection: socket.socket, flags: int) -> int:
         return 0
 
 
-def summary(values: Sequence[float]) -> str:
-    """Return smallest and largest of ``values``."""
-    return f"{min(values):.1f} to {max(values):.1f}"
+def fill(rig: Rig, rows: int, days: int = 10) -> None:
+    """Load ``rows`` readings of all meters, evenly over today and the days before; indexes are made afterwards."""
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    each = rows // days // rig.devices
+    with psycopg.connect(rig.url, autocommit=True) as connection:
+        connection.execute("set maintenance_work_mem = '512MB'")
+        for back in range(days):
+            first = midnight - timedelta(days=back)
+            step = (min(first + timedelta(days=1), now) - first) / (each + 1)
+            name = first.strftime("raw.reading_%Y_%m_%d")
+            bounds = [sql.Literal(first), sql.Literal(first + timedelta(days=1))]
+            connection.execute(f"create table {name} (like raw.reading including defaults)")
+            connection.execute(
+                f"insert into {name} select id, at, 1, n, 'high', at, 'history' from"
+                f" (select %s::timestamptz + n * %s as at, n from generate_series(0, {each - 1}) as n) as times"
+                f" cross join generate_series({rig.probe_series - rig.devices}, {rig.probe_series - 1}) as id",
+                [first, step],
+            )
+            connection.execute(f"alter table {name} add primary key (series_id, ts, revision)")
+            connection.execute(f"create index on {name} (ts)")
+            connection.execute(sql.SQL(f"alter table {name} add check (ts >= {{}} and ts < {{}})").format(*bounds))
+            attach = f"alter table raw.reading attach partition {name} for values from ({{}}) to ({{}})"
+            connection.execute(sql.SQL(attach).format(*bounds))
+        connection.execute("vacuum (freeze, analyze) raw.reading")
+        connection.execute("checkpoint")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def split(data: bytes) -> tuple[list[Frame], bytes, int, int]:
         kind = data[at]
         if kind & 0xF0 == _PUBLISH:
             name = body + 2
-            rest = name + (data[body] << 8 | data[body + 1]) if length >= 2 else end
+            rest = name + (data[body] << 8 | data[body + 1]) if length >= 2 else end + 1
             first = rest + 2 if kind & 0x06 else rest
             if first <= after:
                 frames.append(

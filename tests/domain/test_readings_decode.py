@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from energy_cloud_dagster.domain import readings
 from energy_cloud_dagster.domain.errors import Rejected
 from energy_cloud_dagster.domain.readings import ReadingRow, Rules, SeriesInfo, convert, decode_message, parse_topic
-from energy_cloud_dagster.domain.readings.decode import decode_payload
+from energy_cloud_dagster.domain.readings.decode import (
+    MOST_READINGS,
+    Payload,
+    careful_row,
+    decode_payload,
+    usual_row,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
 TS = datetime(2026, 3, 1, 11, tzinfo=UTC)
@@ -221,3 +227,37 @@ def test_whole_watt_hours_are_exact() -> None:
 def test_decoding_is_typed_not_guessed() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"timestamp": [], "value": 1, "unit": "kWh"}', type=readings.decode.Payload)
+
+
+times = st.integers(-40_000_000, 1_000).map(lambda seconds: NOW + timedelta(seconds=seconds)) | st.sampled_from(
+    [TS, TS.astimezone(timezone(timedelta(hours=9))), NOW + timedelta(seconds=300), NOW - timedelta(days=400)]
+)
+spelled = times.map(lambda ts: ts.isoformat().replace("+00:00", "Z")) | times.map(lambda ts: ts.astimezone(UTC).hour)
+items = st.builds(
+    Payload,
+    timestamp=spelled | st.floats(allow_nan=False) | st.sampled_from(["", "Z", "2026-03-01Z", "20260301T11Z", "1Z"]),
+    value=st.floats() | st.text(max_size=3) | st.just("1.5"),
+    unit=st.sampled_from(["kWh", "Wh", "kW", "%", "1", "furlong"]),
+    quality=st.sampled_from(["high", "medium", "low", "bad", "odd", ""]),
+    received_at=st.none() | st.just(TS.isoformat()) | st.just("never"),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(items, st.sampled_from(list(SERIES.values())), st.booleans())
+def test_the_usual_reading_comes_to_the_same_on_the_short_way(item: Payload, info: SeriesInfo, replay: bool) -> None:
+    rules = Rules(replay=replay)
+    short = usual_row(item, info, NOW, rules, "mqtt")
+    try:
+        long: ReadingRow | None = careful_row(item, info, NOW, rules, "mqtt")
+    except Rejected:
+        long = None
+    assert short is None or short == long
+    if long is not None and isinstance(item.timestamp, str) and item.timestamp.endswith("Z"):
+        plain = isinstance(item.value, float) and item.unit == info.unit and (item.received_at is None or not replay)
+        assert (short is not None) == plain
+
+
+def test_an_array_of_garbage_is_not_looked_at_for_ever() -> None:
+    assert refusal(b"[" + b"1," * MOST_READINGS + b"1]").reason == "too_large"
+    assert len(decode(b"[" + b"1," * (MOST_READINGS - 1) + b"1]").rejected) == MOST_READINGS

@@ -28,6 +28,7 @@ from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured,
 from energy_cloud_dagster.domain.readings import Rules, Topic
 from energy_cloud_dagster.embedded.parts import child_environment
 from energy_cloud_dagster.services.ingest import IngestWorker, reject_rows, run, worker_name
+from energy_cloud_dagster.services.routing import UNKNOWN_SECONDS
 from energy_cloud_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -181,6 +182,30 @@ def test_messages_become_rows_and_garbage_is_kept_with_its_reason(bench: Bench) 
     ]
     assert worker.totals["duplicates"] == 1
     assert worker.totals["rejected"] == 6
+
+
+def test_a_burst_of_rejects_asks_the_registry_no_more_often_than_good_traffic(bench: Bench) -> None:
+    topic, stranger = bench.meter(), bench.meter()._replace(device_id=f"X-{uuid.uuid4().hex[:8]}")
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "registry.device" in statement:
+            asked.append(statement)
+
+    sa.event.listen(bench.engine, "before_cursor_execute", note)
+    started = time.monotonic()
+    try:
+        with bench.worker() as worker:
+            for hour in range(20):
+                bench.publish(stranger, *[said(hour, 1.0)] * 40)
+                bench.publish(topic, b"{", said(hour, float(hour)))
+            until(lambda: worker.totals["messages"] == 20 * 42)
+    finally:
+        sa.event.remove(bench.engine, "before_cursor_execute", note)
+    assert bench.values(topic) == [float(hour) for hour in range(20)]
+    assert [reason for reason, _, _ in bench.rejects(topic)] == ["bad_json"] * 20
+    assert [reason for reason, _, _ in bench.rejects(stranger)] == ["unknown_device"] * 800
+    assert len(asked) <= 2 + (time.monotonic() - started) / UNKNOWN_SECONDS
 
 
 def test_a_device_registered_while_the_worker_runs_is_known_at_once(bench: Bench) -> None:
