@@ -70,8 +70,13 @@ async def _write(
     if key is not None and not key.isprintable():
         raise InvalidInput("Idempotency-Key must be printable text")
     body = await request.body()
-    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body).hexdigest()
+    digest = "" if key is None else _digest(request, body)
     return Write(caller.idempotency_owner, key, digest, body)
+
+
+def _digest(request: Request, body: bytes) -> str:
+    line = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+    return hashlib.sha256(line + body).hexdigest()
 
 
 def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:

@@ -33,7 +33,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class StoredRecord(msgspec.Struct, rename="camel", omit_defaults=True):
+class StoredRecord(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A record as it was stored: ``id`` names the reading, which a repetition or a correction has again."""
 
     id: str
@@ -49,7 +49,7 @@ class StoredRecord(msgspec.Struct, rename="camel", omit_defaults=True):
     metadata: dict[str, Any] | None = None
 
 
-class StoredReading(msgspec.Struct, rename="camel"):
+class StoredReading(msgspec.Struct, rename="camel", gc=False):
     """A reading of a document as it was stored, in the unit of its series."""
 
     id: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from energy_cloud_dagster.domain.errors import InvalidInput, Rejected
 from energy_cloud_dagster.domain.readings.conversion import BASE_UNITS, dimension
@@ -17,7 +19,7 @@ from energy_cloud_dagster.domain.readings.topic import CONTROL_METRICS
 MOST_ELEMENTS: Final = 10_000
 
 
-class Measurement(NamedTuple):
+class Measurement(msgspec.Struct, gc=False):
     """One value of a submission.
 
     ``place`` is the JSON pointer of its element (empty: the body), ``field`` the pointer of the value below that, or

@@ -23,7 +23,7 @@ _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 type Kind = Literal["record", "batch", "meter", "energy"]
 
 
-class Record(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+class Record(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False):
     """What one meter consumed in one interval, as the standard's SDK sends it; numbers may come as strings."""
 
     meter_id: str

@@ -3,76 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from jsonschema import Draft202012Validator
 
-from energy_cloud_dagster.adapters import accounts, credentials, readings, registry
-from energy_cloud_dagster.adapters.database import make_engine, upgrade
+from energy_cloud_dagster.adapters import credentials, readings
 from energy_cloud_dagster.adapters.tables import device, rejected, series
-from energy_cloud_dagster.api.app import create_app
 from energy_cloud_dagster.domain import documents
 from energy_cloud_dagster.domain.readings.measurements import MOST_ELEMENTS
-from energy_cloud_dagster.sample_data.community import SEOUL_COMMUNITY
-from energy_cloud_dagster.settings import Settings
+from tests.api.conftest import HOUR, Client
 
-from .conftest import HOUR, PASSWORD, Client
+from .conftest import NOW, PATH, stamp
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-    from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
-
-PATH = "/v1/energy/consumption"
-#: The hour before last, so that no test comes near the limits of time.
-NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 2 * HOUR
-
-
-def stamp(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
-
-
-@pytest.fixture(scope="module")
-def api_engine(postgres: EmbeddedPostgres) -> Iterator[sa.Engine]:
-    """A database of its own: what is written here must not move the newest reading of other tests."""
-    postgres.ensure_database("energy_cloud_ingest")
-    url = postgres.url("energy_cloud_ingest")
-    upgrade(url)
-    engine = make_engine(url)
-    with engine.begin() as connection:
-        registry.seed(connection, SEOUL_COMMUNITY, NOW, demo_key="test")
-        for role in accounts.ROLES:
-            accounts.add(connection, role, PASSWORD, role)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def app(api_engine: sa.Engine, home: Path) -> FastAPI:
-    url = api_engine.url.render_as_string(hide_password=False).replace("postgresql+psycopg", "postgresql")
-    return create_app(Settings(_env_file=None, home=home / "ingest", database_url=url))
-
-
-@pytest.fixture(scope="module")
-def anyone(app: FastAPI) -> Client:
-    return Client(app)
-
-
-@pytest.fixture(scope="module")
-def operator(anyone: Client) -> Client:
-    return anyone.as_("operator")
-
-
-@pytest.fixture
-def meter() -> str:
-    """The id of a meter that no other test knows."""
-    return f"SM-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
