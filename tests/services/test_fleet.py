@@ -7,16 +7,12 @@ import json
 import os
 import signal
 import socket
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pytest
-from paho.mqtt import client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
 
 from energy_cloud_dagster.adapters.opcua import Tag, read_tag_map
 from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured, PartUnavailable
@@ -29,6 +25,7 @@ from energy_cloud_dagster.services.simulator import Message, messages, received_
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.embedded.broker import EmbeddedBroker
+    from tests.services.conftest import Listen
 
 SEOUL = community()
 START = datetime(2026, 3, 2, 15, tzinfo=UTC)
@@ -36,49 +33,14 @@ HOUR = timedelta(hours=1)
 MQTT, OPCUA = frozenset({"mqtt"}), frozenset({"opcua"})
 
 
-class Listener:
-    """Everything that the broker passes on of the platform's topics."""
-
-    def __init__(self, broker: EmbeddedBroker) -> None:
-        self.heard: list[tuple[str, dict[str, Any]]] = []
-        self._changed = threading.Condition()
-        self._subscribed = threading.Event()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
-        self._client.username_pw_set(broker.username, broker.password)
-        self._client.on_message = self._hear
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
-        host, port = broker.url.removeprefix("mqtt://").split(":")
-        self._client.connect(host, int(port))
-
-    def __enter__(self) -> Self:
-        self._client.loop_start()
-        self._client.subscribe("energy-cloud/#", qos=1)
-        assert self._subscribed.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def _hear(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        with self._changed:
-            self.heard.append((message.topic, json.loads(message.payload)))
-            self._changed.notify_all()
-
-    def wait_for(self, reached: Callable[[int], bool]) -> list[tuple[str, dict[str, Any]]]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: reached(len(self.heard)), timeout=20), f"{len(self.heard)} heard"
-            return list(self.heard)
-
-
 def spoken(message: Message, *, replay: bool) -> tuple[str, dict[str, Any]]:
     return message.topic, json.loads(message.payload(simulated_receipt=replay))
 
 
-def test_a_replay_reaches_a_subscriber_whole_and_in_order(broker: EmbeddedBroker) -> None:
+def test_a_replay_reaches_a_subscriber_whole_and_in_order(broker: EmbeddedBroker, listen: Listen) -> None:
     expected = [spoken(message, replay=True) for message in messages(SEOUL, START, START + 6 * HOUR, MQTT)]
     told: list[int] = []
-    with Listener(broker) as listener:
+    with listen() as listener:
         done = replay_mqtt(
             broker.url, broker.username, broker.password, START, START + 6 * HOUR, window=7, progress=told.append
         )
@@ -225,11 +187,13 @@ async def run_until(chosen: FleetOptions, now: datetime, protocol: Literal["mqtt
     await task
 
 
-def test_the_live_fleet_sends_what_fell_due_and_goes_on_after_a_restart(broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_the_live_fleet_sends_what_fell_due_and_goes_on_after_a_restart(
+    broker: EmbeddedBroker, listen: Listen, tmp_path: Path
+) -> None:
     chosen = options(broker, tmp_path)
     first, second = START + 2 * HOUR, START + 5 * HOUR
     expected = [spoken(message, replay=False) for message in received_between(SEOUL, START, second, MQTT)]
-    with Listener(broker) as listener:
+    with listen() as listener:
         asyncio.run(run_until(chosen, first, "mqtt"))
         early = len(list(received_between(SEOUL, START, first, MQTT)))
         assert len(listener.wait_for(lambda number: number >= early)) == early
