@@ -82,7 +82,9 @@ class IngestWorker:
             stored = self._routed_and_stored(batch)
         except (sa.exc.DBAPIError, psycopg.Error) as error:
             if len(batch) > 1:
-                return all(self._work([message]) for message in batch)
+                # By halves, so that one message that cannot be stored costs a dozen transactions, not thousands.
+                half = len(batch) // 2
+                return self._work(batch[:half]) and self._work(batch[half:])
             stored = self._set_aside(batch[0], error)
         if stored is None:
             log.warning("left_unacknowledged", messages=len(batch))
@@ -99,6 +101,8 @@ class IngestWorker:
                 return None
             self._routes.learn(routes)
         rows, rejects = self._decoded(batch)
+        if not rows and not rejects:
+            return Counter()
         return self._writer.until_committed(lambda connection: _store(connection, rows, rejects))
 
     def _decoded(self, batch: list[Received]) -> tuple[list[ReadingRow], list[RejectRow]]:

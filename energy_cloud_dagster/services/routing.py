@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
@@ -26,7 +27,8 @@ log = structlog.get_logger()
 KNOWN_SECONDS: Final = 30.0
 #: Short, so that a device that was just registered need not wait; long enough that a burst asks but once.
 UNKNOWN_SECONDS: Final = 2.0
-_MOST_ROUTES: Final = 500_000
+#: From here on old routes are dropped, so that topics that never come again take no memory.
+_MANY_ROUTES: Final = 100_000
 _REGISTRABLE: Final = {"unknown_device", "unknown_metric"}
 
 
@@ -52,13 +54,18 @@ class Routes:
         self._register = register
         self._clock = clock
         self._routes: dict[str, Route] = {}
+        self._many = _MANY_ROUTES
 
     def __getitem__(self, topic: str) -> Route:
         return self._routes[topic]
 
     def missing(self, messages: Iterable[Received]) -> dict[str, list[Received]]:
         """Return the messages whose topic has no route, or an old one, by topic."""
-        now, known, found = self._clock(), self._routes, dict[str, list[Received]]()
+        now, found = self._clock(), dict[str, list[Received]]()
+        if len(self._routes) > self._many:
+            self._routes = {topic: route for topic, route in self._routes.items() if route.until >= now}
+            self._many = max(_MANY_ROUTES, 2 * len(self._routes))
+        known = self._routes
         for message in messages:
             route = known.get(message.topic)
             if route is None or route.until < now:
@@ -67,9 +74,6 @@ class Routes:
 
     def learn(self, routes: Mapping[str, Route]) -> None:
         """Take what ``look_up`` returned, once its transaction is committed."""
-        if len(self._routes) + len(routes) > _MOST_ROUTES:
-            now = self._clock()
-            self._routes = {topic: route for topic, route in self._routes.items() if route.until >= now}
         self._routes |= routes
 
     def look_up(self, connection: sa.Connection, missing: Mapping[str, list[Received]]) -> dict[str, Route]:
@@ -94,7 +98,7 @@ class Routes:
         except Rejected as refusal:
             # The next message may be the good one that registers the device: do not remember that it is unknown.
             again = self._register and refusal.reason in _REGISTRABLE
-            return Route(None, refusal, now if again else now + UNKNOWN_SECONDS)
+            return Route(None, refusal, -math.inf if again else now + UNKNOWN_SECONDS)
 
     def _registered(
         self,

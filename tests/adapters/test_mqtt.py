@@ -13,13 +13,14 @@ from energy_cloud_dagster.adapters import mqtt as adapter
 from energy_cloud_dagster.adapters.mqtt import Broker, Consumer, Received
 from energy_cloud_dagster.adapters.mqtt_bulk import Frame
 from energy_cloud_dagster.embedded.broker import EmbeddedBroker, find_mosquitto
+from energy_cloud_dagster.embedded.claims import free_port
 
 
 @pytest.fixture(scope="module")
 def mosquitto(home: Path) -> Iterator[EmbeddedBroker]:
     if find_mosquitto() is None:
         pytest.skip("mosquitto is not installed")
-    server = EmbeddedBroker(home / "mosquitto", prefer="mosquitto")
+    server = EmbeddedBroker(home / "mosquitto", prefer="mosquitto", mqtts_port=free_port())
     server.start()
     yield server
     server.stop()
@@ -68,6 +69,20 @@ def test_devices_of_either_version_are_heard(mosquitto: EmbeddedBroker, protocol
         assert consumer._subscribed.wait(5)
     with consumer_of(mosquitto, name, f"$share/{name}/{topic}") as consumer:
         assert consumer.take(1, wait=0.2, linger=0.0) == []
+
+
+def test_a_broker_may_be_reached_over_tls(mosquitto: EmbeddedBroker) -> None:
+    topic = "energy-cloud/seoul/smart-meter/M-3/consumption"
+    # More than one record of TLS holds, so that bytes wait where select does not see them.
+    payloads = [b"%d" % number * 1_000 for number in range(100)]
+    broker = Broker.of(
+        f"mqtts://127.0.0.1:{mosquitto.mqtts_port}", mosquitto.username, mosquitto.password, mosquitto.ca
+    )
+    with Consumer(broker, "tls", topic=topic) as consumer:
+        publish(mosquitto, mqtt.MQTTv311, topic, *payloads)
+        taken = take(consumer, 100)
+        assert [message.payload for message in taken] == payloads
+        assert consumer.ack(taken) == 100
 
 
 def test_what_waits_for_its_acknowledgement_outlives_the_broker(home: Path) -> None:
