@@ -1,6 +1,7 @@
 """What was consumed and generated: interval energy of meters and generators from the latest revision known.
 
-Readings that wait in quarantine or were confirmed as faulty count in no sum; as raw rows they stay visible.
+Readings that wait in quarantine or were confirmed as faulty count in no sum; as raw rows they stay visible. Sums by
+hour and day are in ``energy_buckets``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import array, distinct_on
+from sqlalchemy.dialects.postgresql import distinct_on
 
-from energy_cloud_dagster.adapters.tables import device, quarantine, reading, region, series
+from energy_cloud_dagster.adapters.tables import device, quarantine, reading, series
 from energy_cloud_dagster.domain.units import energy_kwh
 
 Flow = Literal["consumption", "generation"]
@@ -29,7 +30,6 @@ SOURCE_OF_TYPE: Final = {
     "hydro-turbine": "hydro",
     "chp": "chp",
 }
-_BUCKET_MINUTES: Final[dict[Bucket, int]] = {"15min": 15, "hourly": 60, "daily": 1440}
 
 
 class EnergySeries(NamedTuple):
@@ -166,61 +166,6 @@ def raw(
     return found
 
 
-def bucketed(
-    connection: sa.Connection,
-    measured: Sequence[EnergySeries],
-    bucket: Bucket,
-    start: datetime,
-    end: datetime,
-    *,
-    limit: int | None,
-    as_of: datetime | None = None,
-    after: tuple[datetime, int] | None = None,
-) -> list[IntervalEnergy]:
-    """Return energy by bucket and series, ordered by (bucket start, series_id), those past ``after``.
-
-    An hourly reading is not spread over quarter hours: it counts in the bucket of its start. Days are those of the
-    device's region.
-    """
-    known = {item.series_id: item for item in measured}
-    latest = _accepted(list(known), start if after is None else max(start, after[0]), end, as_of)
-    if bucket == "15min":
-        began: sa.ColumnElement[Any] = sa.func.date_bin(
-            sa.text("interval '15 minutes'"), latest.c.ts, sa.text("timestamptz '2000-01-01 00:00Z'")
-        )
-    elif bucket == "hourly":
-        began = sa.func.date_trunc("hour", latest.c.ts, "UTC")
-    else:
-        began = sa.func.date_trunc("day", latest.c.ts, region.c.timezone)
-    rank = sa.func.array_position(array(QUALITIES), latest.c.quality)
-    sums = (
-        sa.select(
-            began.label("began"),
-            latest.c.series_id,
-            sa.func.sum(latest.c.value).label("total"),
-            sa.func.count().label("readings"),
-            sa.func.max(rank).label("worst"),
-            sa.func.max(latest.c.received_at).label("received_at"),
-        )
-        .join_from(latest, series, series.c.series_id == latest.c.series_id)
-        .join(device, device.c.device_id == series.c.device_id)
-        .join(region, region.c.region_id == device.c.region_id)
-        .group_by(sa.text("began"), latest.c.series_id)
-        .subquery()
-    )
-    statement = sa.select(sums).order_by(sums.c.began, sums.c.series_id).limit(limit)
-    if after is not None:
-        statement = statement.where(sa.tuple_(sums.c.began, sums.c.series_id) > sa.tuple_(*after))
-    found = []
-    for row in connection.execute(statement):
-        item = known[row.series_id]
-        minutes = max(_BUCKET_MINUTES[bucket], item.interval_minutes)
-        quality = QUALITIES[row.worst - 1]
-        kwh = item.kwh(row.total)
-        found.append(IntervalEnergy(item, row.began, kwh, minutes, quality, row.received_at, row.readings, None))
-    return found
-
-
 class SeriesSum(NamedTuple):
     """The accepted readings of one series in a window: their sum, how many, and how many of each quality."""
 
@@ -271,12 +216,15 @@ def _latest(series_ids: list[int], start: datetime, end: datetime, as_of: dateti
 
 
 def _accepted(series_ids: list[int], start: datetime, end: datetime, as_of: datetime | None) -> sa.CTE:
-    """Return the newest revisions without those that are held or confirmed in quarantine."""
-    latest = _latest(series_ids, start, end, as_of).cte("latest")
-    held = sa.exists().where(
-        quarantine.c.series_id == latest.c.series_id,
-        quarantine.c.ts == latest.c.ts,
-        quarantine.c.revision == latest.c.revision,
+    """Return the newest revisions that neither wait nor were confirmed in quarantine."""
+    return _latest(series_ids, start, end, as_of).where(~held()).cte("accepted")
+
+
+def held() -> sa.Exists:
+    """Whether the row of ``raw.reading`` at hand is held or confirmed as faulty; an older revision stands then."""
+    return sa.exists().where(
+        quarantine.c.series_id == reading.c.series_id,
+        quarantine.c.ts == reading.c.ts,
+        quarantine.c.revision == reading.c.revision,
         quarantine.c.state != "released",
     )
-    return sa.select(latest).where(~held).cte("accepted")

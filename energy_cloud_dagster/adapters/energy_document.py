@@ -14,7 +14,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import energy, vpps
+from energy_cloud_dagster.adapters import energy, energy_buckets, vpps
 from energy_cloud_dagster.adapters.energy import QUALITIES, Bucket, EnergySeries, Flow, SeriesSum
 from energy_cloud_dagster.adapters.tables import vpp, vpp_resource
 
@@ -96,7 +96,10 @@ def totals(
     """Return the measured kWh of the region by bucket that has readings, in order of time."""
     measured = energy.flow_series(connection, flow, region_id=region_id)
     found: dict[datetime, float] = {}
-    for row in energy.bucketed(connection, measured, bucket, start, end, limit=None, as_of=as_of):
+    # Raw readings throughout, so that the buckets add up to the total of the document.
+    for row in energy_buckets.bucketed(
+        connection, measured, bucket, start, end, limit=None, as_of=as_of, from_marts=False
+    ):
         found[row.ts] = found.get(row.ts, 0.0) + row.kwh
     return list(found.items())
 

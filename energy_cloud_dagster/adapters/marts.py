@@ -9,7 +9,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 
-_series_hour = sa.table(
+#: One row for every hour of a series and state of knowledge.
+series_hour = sa.table(
     "fct_series__hourly",
     *(
         sa.column(name)
@@ -24,6 +25,9 @@ _series_hour = sa.table(
             "energy_kwh",
             "mean_value",
             "last_value",
+            "coverage",
+            "is_latest",
+            "worst_quality",
         )
     ),
     schema="marts",
@@ -74,6 +78,17 @@ class ParticipantHour(NamedTuple):
     substituted: bool
 
 
+def has_series_hours(connection: sa.Connection) -> bool:
+    """Whether dbt has built ``series_hour`` with all the columns named here: it has not before the first hour."""
+    columns = sa.text(
+        "select count(*) from pg_attribute"
+        " where attrelid = to_regclass(:mart) and attname = any(:columns) and not attisdropped"
+    )
+    wanted = list(series_hour.c.keys())
+    found: int = connection.execute(columns, {"mart": f"marts.{series_hour.name}", "columns": wanted}).scalar_one()
+    return found == len(wanted)
+
+
 def history(
     connection: sa.Connection,
     region_id: str,
@@ -83,7 +98,7 @@ def history(
     as_of: datetime,
 ) -> list[SeriesHour]:
     """Return the hours ``[start, end)`` of the region's series with these roles, as known just before ``as_of``."""
-    column = _series_hour.c
+    column = series_hour.c
     statement = (
         sa.select(
             column.device_id,

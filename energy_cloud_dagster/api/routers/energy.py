@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from energy_cloud_dagster.adapters import energy, energy_document, forecasts, registry
+from energy_cloud_dagster.adapters import energy, energy_buckets, energy_document, forecasts, registry
 from energy_cloud_dagster.adapters.energy import Flow, IntervalEnergy
 from energy_cloud_dagster.api.context import Shared
 from energy_cloud_dagster.api.paging import Paged, Paging
@@ -251,7 +251,7 @@ def _rows(
     if query.aggregation == "raw":
         rows = energy.raw(connection, measured, start, end, limit=limit, as_of=query.as_of, after=after)
     else:
-        rows = energy.bucketed(
+        rows = energy_buckets.bucketed(
             connection, measured, query.aggregation, start, end, limit=limit, as_of=query.as_of, after=after
         )
     return query.paging.page(rows, lambda row: (row.ts, row.series.series_id))
