@@ -91,10 +91,18 @@ class Consumer:
     """
 
     def __init__(
-        self, broker: Broker, client_id: str, *, topic: str = SHARED_SUBSCRIPTION, queue_size: int = 20_000
+        self,
+        broker: Broker,
+        client_id: str,
+        *,
+        topic: str = SHARED_SUBSCRIPTION,
+        instead_of: str = "",
+        queue_size: int = 20_000,
     ) -> None:
+        """Subscribe to ``topic``; ``instead_of`` is given up where an earlier session still holds it."""
         self._broker = broker
         self._topic = topic
+        self._instead_of = instead_of
         self._queue: deque[Received] = deque()
         self._bytes = 0
         self._arrival = threading.Condition()
@@ -195,6 +203,8 @@ class Consumer:
         if answer.is_failure:
             self._fail(str(answer))
             return
+        if flags.session_present and self._instead_of:
+            client.unsubscribe(self._instead_of)
         client.subscribe(self._topic, qos=1)
         # A session that lasted holds the subscription, and its broker may answer only after acknowledgements.
         if flags.session_present:

@@ -89,8 +89,9 @@ class EmbeddedParts:
             "mqtt_url": broker.url,
             "mqtt_username": broker.username,
             "mqtt_password": SecretStr(broker.password),
-            # iotcore's router ends when the last worker of a share leaves with messages unacknowledged
-            "mqtt_shared": broker.kind == "mosquitto",
+            # iotcore's router ends when the last worker of a share leaves with messages unacknowledged, and mosquitto
+            # forgets shares when it restarts: what comes before the workers are back would be lost.
+            "mqtt_shared": broker.kind == "mosquitto" and self.given.ingest_workers > 1,
         }
 
     def _start_chain(self, stack: ExitStack) -> dict[str, object]:

@@ -197,14 +197,16 @@ def run(
     stop = stop or threading.Event()
     password = settings.mqtt_password.get_secret_value()
     broker = Broker.of(settings.mqtt_url, settings.mqtt_username, password, settings.mqtt_ca)
-    topic = SHARED_SUBSCRIPTION if settings.mqtt_shared else SUBSCRIPTION
+    topic, former = SHARED_SUBSCRIPTION, SUBSCRIPTION
+    if not settings.mqtt_shared:
+        topic, former = former, topic
     engine = database.make_engine(settings.database_url.get_secret_value(), pool_size=1)
     names = nullcontext(client_id) if client_id else worker_name(settings.home)
     with stop_on_signals(stop), names as name:
         Writer(engine, stop).until_committed(database.require_current)
         while not stop.is_set():
             try:
-                with Consumer(broker, name, topic=topic) as consumer:
+                with Consumer(broker, name, topic=topic, instead_of=former) as consumer:
                     log.info("ingest_ready", broker=str(broker), client_id=name)
                     if on_ready is not None:
                         on_ready()
