@@ -71,16 +71,20 @@ class _Line:
         self._reported: dict[str, float] = {}
 
     def work(self, client: FleetClient, order: Order | None) -> None:
-        """Answer ``order``, where there is one, then send what is due; returns once the broker has it all."""
-        now = self._clock()
+        """Answer ``order``, where there is one, then send the reports that are due; returns once the broker has it all.
+
+        A device that was asked something reports at once.
+        """
+        now, asked = self._clock(), ""
         if order is not None:
+            asked = order[0].rpartition("/")[0].rpartition("/")[2]
             for topic, payload in self._devices.heard(*order, now):
                 client.publish(topic, payload)
         reporting = self._devices.reporting(now)
         # One report more, of the state that a device came back to.
         for device_id in reporting.keys() | self._reported.keys():
             since = time.monotonic() - self._reported.get(device_id, float("-inf"))
-            if device_id not in reporting or since >= reporting[device_id]:
+            if device_id == asked or device_id not in reporting or since >= reporting[device_id]:
                 self._report(client, device_id, now)
             if device_id not in reporting:
                 del self._reported[device_id]

@@ -493,6 +493,7 @@ def test_devices_wait_for_a_broker_that_is_away(
 def test_a_released_panel_says_once_more_what_it_gives() -> None:
     devices, sent = VirtualDevices(SEOUL), list[tuple[str, Any]]()
     clock = Clock(NOON)
+    free = spoken(devices, NOON, NOON + HOUR)["PV-VPP-001", "generation", NOON]
 
     class Wire:
         def publish(self, topic: str, payload: bytes) -> None:
@@ -503,12 +504,15 @@ def test_a_released_panel_says_once_more_what_it_gives() -> None:
 
     line = _Line(devices, clock, simulated_receipt=False)
     wire: Any = Wire()
-    setpoint(devices, PV, NOON, 20)
+    line.work(wire, (f"{PV}/config", b'{"version": 1, "settings": {"reportSeconds": 3600}}'))
+    limit = {"commandId": "c-1", "type": "setpoint", "value": 20, "unit": "kW"}
+    line.work(wire, (f"{PV}/command", json.dumps(limit).encode()))
+    assert [document["value"] for _, document in sent if "value" in document] == [pytest.approx(free), 20]
+    # However rarely it reports, it does so when it was asked something.
     line.work(wire, None)
-    line.work(wire, None)
-    assert [document["value"] for _, document in sent] == [20]
+    line.work(wire, (f"{PV}/config", b'{"version": 2, "settings": {"reportSeconds": 0}}'))
+    sent.clear()
     line.work(wire, (f"{PV}/command", b'{"commandId": "c-2", "type": "release"}'))
     line.work(wire, None)
-    free = spoken(VirtualDevices(SEOUL), NOON, NOON + HOUR)["PV-VPP-001", "generation", NOON]
-    assert [topic.rpartition("/")[2] for topic, _ in sent] == ["power", "ack", "ack", "power"]
+    assert [topic.rpartition("/")[2] for topic, _ in sent] == ["ack", "ack", "power"]
     assert sent[-1][1]["value"] == free
