@@ -45,6 +45,7 @@ class RegionEnergy:
     sources: dict[str, float]
     storage: Storage
     quality: str
+    consumption_quality: str
     confidence: float
 
 
@@ -63,6 +64,8 @@ def region_energy(
         if item.series_id in sums:
             # A meter that nobody classified still consumed: it counts where most meters are.
             breakdown[item.customer_class or "residential"] += item.kwh(sums[item.series_id].total)
+    # Meters that fed in more than they drew, consumed nothing.
+    breakdown = {name: max(0.0, kwh) for name, kwh in breakdown.items()}
     consumption = sum(breakdown.values())
     sources = dict.fromkeys(SOURCES, 0.0)
     for item in generators:
@@ -79,6 +82,7 @@ def region_energy(
         sources=sources,
         storage=_storage(connection, region_id, end, as_of),
         quality=overall_quality(sums.values()),
+        consumption_quality=overall_quality(sums[item.series_id] for item in meters if item.series_id in sums),
         confidence=confidence(measured, sums, start, end),
     )
 
@@ -151,4 +155,4 @@ def _storage(connection: sa.Connection, region_id: str, end: datetime, as_of: da
             elif state.role == "storage":
                 power += state.value
     status = "idle" if abs(power) <= _IDLE_KW else "discharging" if power > 0 else "charging"
-    return Storage(capacity, current, status)
+    return Storage(capacity, max(0.0, current), status)

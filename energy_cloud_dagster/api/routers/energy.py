@@ -10,19 +10,24 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
+from starlette.responses import Response
 
 from energy_cloud_dagster.adapters import energy, energy_buckets, energy_document, forecasts, registry
 from energy_cloud_dagster.adapters.energy import Flow, IntervalEnergy
 from energy_cloud_dagster.api.context import Shared
 from energy_cloud_dagster.api.paging import Paged, Paging
+from energy_cloud_dagster.api.routers import energy_answers
+from energy_cloud_dagster.api.routers.energy_answers import Consumed, EnergyAnswer, Produced
 from energy_cloud_dagster.api.security import Caller, Principal, needs, utc_now
-from energy_cloud_dagster.api.values import Document, Moment, Page, absent, finite
+from energy_cloud_dagster.api.values import Document, Moment, Page, finite
+from energy_cloud_dagster.domain.documents import MeterDocument
 from energy_cloud_dagster.domain.errors import InvalidInput, NotFound
 from energy_cloud_dagster.domain.intervals import HOUR, hour_start
 
 router = APIRouter(prefix="/v1/energy", tags=["energy"])
 
 Aggregation = Literal["raw", "15min", "hourly", "daily"]
+DocumentKind = Literal["energy", "energy-phase-1", "meter"]
 #: The window of a question without dates.
 DEFAULT_WINDOW = timedelta(hours=24)
 
@@ -38,6 +43,12 @@ class EnergyQuery:
     end: datetime | None
     aggregation: Aggregation
     as_of: datetime | None
+    document: DocumentKind | None
+
+    @property
+    def of_region(self) -> bool:
+        """Whether a region is asked about and no single meter."""
+        return self.region is not None and self.meter_id is None
 
 
 def _query(
@@ -52,101 +63,22 @@ def _query(
     ] = None,
     aggregation: Annotated[Aggregation, Query(description="raw readings, or sums by bucket.")] = "raw",
     as_of: Annotated[Moment | None, Query(alias="asOf", description="Answer with what was known then.")] = None,
+    document: Annotated[
+        DocumentKind | None,
+        Query(
+            description="Answer as this WIA-ENE-014 document: `meter` of a meter; of a region, by default, `energy`."
+        ),
+    ] = None,
 ) -> EnergyQuery:
-    return EnergyQuery(paging, meter_id, region, start, end, aggregation, as_of)
+    query = EnergyQuery(paging, meter_id, region, start, end, aggregation, as_of, document)
+    if document == "meter" and meter_id is None:
+        raise InvalidInput("a meter document is one of a meter; add meterId", pointer="/document")
+    if document not in {None, "meter"} and not query.of_region:
+        raise InvalidInput("an energy document is one of a region; give region and no meterId", pointer="/document")
+    return query
 
 
 Asked = Annotated[EnergyQuery, Depends(_query)]
-
-
-class Interval(Document):
-    """Energy of one meter in one interval (raw) or bucket; ``quality`` is the worst within."""
-
-    meter_id: str
-    timestamp: datetime = Field(description="Start of the interval.")
-    interval_minutes: int
-    unit: Literal["kWh"] = "kWh"
-    quality: str
-    readings: int = Field(description="How many readings it sums.")
-    revision: int | None = Field(description="Of a raw reading: 1, 2 … in order of receipt; null for a bucket.")
-    received_at: datetime = Field(description="When the platform knew (the last of them).")
-
-
-class Consumed(Interval):
-    """What one meter consumed."""
-
-    consumption: float
-
-
-class Produced(Interval):
-    """What one generator generated."""
-
-    generation: float
-    source: str | None = Field(description="solar, wind, hydro or chp; null where that is unknown.")
-
-
-class Amounts(Document):
-    """Consumption of a region by customer class."""
-
-    total: float
-    unit: Literal["kWh"] = "kWh"
-    breakdown: dict[str, float]
-
-
-class Generated(Document):
-    """Generation of a region by source; ``grid`` is what came from outside."""
-
-    total: float
-    unit: Literal["kWh"] = "kWh"
-    sources: dict[str, float]
-
-
-class Stored(Document):
-    """Storage of a region."""
-
-    capacity: float
-    current: float
-    unit: Literal["kWh"] = "kWh"
-    status: str
-
-
-class EnergyData(Document):
-    """The quantities of an energy document."""
-
-    consumption: Amounts
-    generation: Generated
-    storage: Stored
-
-
-class Metadata(Document):
-    """Where and when an energy document holds, and how far it can be trusted."""
-
-    location: str
-    grid_id: str
-    quality: str
-    confidence: float = Field(ge=0, le=1, description="Share of the expected readings that were measured.")
-    start_date: datetime
-    end_date: datetime
-
-
-class Total(Document):
-    """The total of a region in one bucket, kWh."""
-
-    timestamp: datetime = Field(description="Start of the bucket.")
-    total: float
-
-
-class EnergyDocument(Document):
-    """The WIA-ENE-014 energy document of a region over ``[startDate, endDate)``."""
-
-    version: Literal["1.0"] = "1.0"
-    standard: Literal["WIA-ENE-014"] = "WIA-ENE-014"
-    timestamp: datetime = Field(description="Start of the window.")
-    energy_data: EnergyData
-    metadata: Metadata
-    intervals: list[Total] | None = Field(
-        None, exclude_if=absent, description="With `aggregation`: the total of each bucket that has readings."
-    )
 
 
 class ForecastRequest(Document):
@@ -178,25 +110,36 @@ class ForecastDocument(Document):
     points: list[Point]
 
 
-@router.get("/consumption", summary="What was consumed")
+@router.get("/consumption", summary="What was consumed", response_model=EnergyAnswer | MeterDocument | Page[Consumed])
 @needs("energy:read")
-def consumption(query: Asked, context: Shared, caller: Caller) -> EnergyDocument | Page[Consumed]:
-    """Return intervals by meter, or with `region` alone the region's energy document over the window."""
+def consumption(query: Asked, context: Shared, caller: Caller) -> Response | Page[Consumed]:
+    """Return intervals by meter, or with `region` alone the region's energy document over the window.
+
+    Closed hours and days come from what the pipeline validated, the rest from readings as they came.
+    """
     with context.engine.connect() as connection:
-        if query.region is not None and query.meter_id is None:
-            return _document(connection, query, "consumption")
+        if query.of_region:
+            return _region_document(connection, query, "consumption")
         rows, cursor = _rows(connection, query, "consumption", caller)
-    return Page(items=[Consumed(**_interval(row), consumption=finite(row.kwh)) for row in rows], next_cursor=cursor)
+    if query.document == "meter":
+        return energy_answers.meter_document("consumption", rows, cursor, query.as_of or utc_now())
+    items = [Consumed(**_interval(row), consumption=finite(row.kwh)) for row in rows]
+    return Page(items=items, next_cursor=cursor)
 
 
-@router.get("/generation", summary="What was generated")
+@router.get("/generation", summary="What was generated", response_model=EnergyAnswer | MeterDocument | Page[Produced])
 @needs("energy:read")
-def generation(query: Asked, context: Shared, caller: Caller) -> EnergyDocument | Page[Produced]:
-    """Return intervals by generator, or with `region` alone the region's energy document over the window."""
+def generation(query: Asked, context: Shared, caller: Caller) -> Response | Page[Produced]:
+    """Return intervals by generator, or with `region` alone the region's energy document over the window.
+
+    Closed hours and days come from what the pipeline validated, the rest from readings as they came.
+    """
     with context.engine.connect() as connection:
-        if query.region is not None and query.meter_id is None:
-            return _document(connection, query, "generation")
+        if query.of_region:
+            return _region_document(connection, query, "generation")
         rows, cursor = _rows(connection, query, "generation", caller)
+    if query.document == "meter":
+        return energy_answers.meter_document("generation", rows, cursor, query.as_of or utc_now())
     items = [Produced(**_interval(row), generation=finite(row.kwh), source=row.series.source) for row in rows]
     return Page(items=items, next_cursor=cursor)
 
@@ -269,38 +212,15 @@ def _interval(row: IntervalEnergy) -> dict[str, Any]:
     }
 
 
-def _document(connection: sa.Connection, query: EnergyQuery, flow: Flow) -> EnergyDocument:
+def _region_document(connection: sa.Connection, query: EnergyQuery, flow: Flow) -> Response:
     region = registry.find_region(connection, query.region or "")
     start, end = _window(connection, query)
     found = energy_document.region_energy(connection, region.region_id, start, end, query.as_of)
-    intervals = None
+    if query.document == "energy-phase-1":
+        return energy_answers.phase_1(found, region, start, end)
+    totals = None
     if query.aggregation != "raw":
         totals = energy_document.totals(
             connection, region.region_id, flow, query.aggregation, start=start, end=end, as_of=query.as_of
         )
-        intervals = [Total(timestamp=ts, total=finite(kwh)) for ts, kwh in totals]
-    return EnergyDocument(
-        timestamp=start,
-        energy_data=EnergyData(
-            consumption=Amounts(total=finite(found.consumption), breakdown=_finite(found.breakdown)),
-            generation=Generated(total=finite(found.generation), sources=_finite(found.sources)),
-            storage=Stored(
-                capacity=found.storage.capacity_kwh,
-                current=finite(found.storage.current_kwh),
-                status=found.storage.status,
-            ),
-        ),
-        metadata=Metadata(
-            location=region.name,
-            grid_id=region.grid_id,
-            quality=found.quality,
-            confidence=finite(found.confidence),
-            start_date=start,
-            end_date=end,
-        ),
-        intervals=intervals,
-    )
-
-
-def _finite(amounts: dict[str, float]) -> dict[str, float]:
-    return {name: finite(amount) for name, amount in amounts.items()}
+    return energy_answers.energy(found, region, start, end, totals)

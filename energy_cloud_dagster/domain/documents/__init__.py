@@ -11,14 +11,28 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from energy_cloud_dagster.domain.documents.examples import EXAMPLES
-from energy_cloud_dagster.domain.documents.models import EnergyDocument, MeterDocument, VppDocument
+from energy_cloud_dagster.domain.documents.models import (
+    Consumption,
+    EnergyData,
+    EnergyDocument,
+    Generation,
+    Metadata,
+    MeterDocument,
+    Storage,
+    VppDocument,
+)
 from energy_cloud_dagster.domain.errors import NotFound
 
 __all__ = [
     "EXAMPLE_KINDS",
     "KINDS",
+    "Consumption",
+    "EnergyData",
     "EnergyDocument",
+    "Generation",
+    "Metadata",
     "MeterDocument",
+    "Storage",
     "VppDocument",
     "as_text",
     "example",

@@ -404,3 +404,20 @@ def test_openapi_tells_what_may_be_posted(app: FastAPI) -> None:
     assert list(validator.iter_errors({"meterId": "SM-001"}))
     assert "201" in operation["responses"]
     json.dumps(schema)
+
+
+def test_what_one_platform_answers_another_takes(operator: Client, meter: str) -> None:
+    window = {"startDate": stamp(NOW - HOUR), "endDate": stamp(NOW)}
+    quarters = [NOW - number * timedelta(minutes=15) for number in (4, 3, 2, 1)]
+    operator.post(PATH, [{"meterId": meter, "timestamp": stamp(ts), "consumption": -1.5} for ts in quarters])
+    document = operator.get(PATH, meterId=meter, document="meter", **window).json()
+    assert len(document["readings"]) == 4
+    answer = operator.post(PATH, document | {"meterId": f"{meter}-copy"})
+    assert answer.status_code == 201, answer.text
+    again = operator.get(PATH, meterId=f"{meter}-copy", document="meter", **window).json()
+    assert again["readings"] == document["readings"]
+    for kind in ("energy", "energy-phase-1"):
+        region = operator.get(PATH, region="seoul", document=kind, **window).json()
+        assert documents.validate(region) == []
+        assert region["energyData"]["consumption"]["total"] >= 0, "who feeds in more than it draws consumed nothing"
+        assert operator.post(PATH, region).status_code == 201
