@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from energy_cloud_dagster.adapters.tables import credential, device
+from energy_cloud_dagster.domain.commands import config_key
 from energy_cloud_dagster.domain.errors import InvalidInput, NotFound
 from energy_cloud_dagster.domain.readings.names import topic_safe
 
@@ -73,7 +74,11 @@ def issue(connection: sa.Connection, device_id: str, now: datetime) -> str:
     token = f"{PREFIX}{credential_id}_{secrets.token_urlsafe(32)}"
     connection.execute(
         sa.insert(credential).values(
-            credential_id=credential_id, device_id=device_id, token_hash=hash_password(token), created_at=now
+            credential_id=credential_id,
+            device_id=device_id,
+            token_hash=hash_password(token),
+            config_key=config_key(token),
+            created_at=now,
         )
     )
     _notify(connection, device_id)

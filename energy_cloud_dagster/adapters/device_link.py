@@ -80,7 +80,7 @@ class DeviceLink:
         if broker.username:
             self._client.username_pw_set(broker.username, broker.password)
         if broker.tls:
-            self._client.tls_set()
+            self._client.tls_set(str(broker.ca) if broker.ca else None)
         self._client.max_inflight_messages_set(_WINDOW)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect

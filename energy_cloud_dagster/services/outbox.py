@@ -166,7 +166,8 @@ def run(
     """
     stop, wake = stop or threading.Event(), threading.Event()
     totals: Counter[str] = Counter()
-    broker = Broker.of(settings.mqtt_url, settings.mqtt_username, settings.mqtt_password.get_secret_value())
+    password = settings.mqtt_password.get_secret_value()
+    broker = Broker.of(settings.mqtt_url, settings.mqtt_username, password, settings.mqtt_ca)
     engine = database.make_engine(settings.database_url.get_secret_value(), pool_size=2)
     writer = Writer(engine, stop)
     retry = timedelta(seconds=settings.command_retry_seconds)

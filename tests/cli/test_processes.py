@@ -1,4 +1,4 @@
-"""`energy-cloud ingest` and `energy-cloud scada` as people start them."""
+"""`energy-cloud ingest`, `energy-cloud outbox` and `energy-cloud scada` as people start them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ PROGRAM = [sys.executable, "-m", "energy_cloud_dagster.cli"]
     [
         (["ingest"], {}, "ENERGY_CLOUD_MQTT_URL '' is not mqtt://"),
         (["ingest"], {"ENERGY_CLOUD_MQTT_URL": "mqtt://127.0.0.1:1"}, "ENERGY_CLOUD_DATABASE_URL is empty"),
+        (["outbox"], {}, "ENERGY_CLOUD_MQTT_URL '' is not mqtt://"),
         (["scada"], {}, "ENERGY_CLOUD_OPCUA_URL is empty"),
         (
             ["scada", "--tag-map", "nothing.toml"],
@@ -70,11 +71,12 @@ def own_broker(home: Path) -> Iterator[EmbeddedBroker]:
     server.stop()
 
 
+@pytest.mark.parametrize("program", ["ingest", "outbox"])
 def test_a_worker_says_when_it_is_ready_and_stops_when_asked(
-    database_url: str, own_broker: EmbeddedBroker, home: Path
+    database_url: str, own_broker: EmbeddedBroker, home: Path, program: str
 ) -> None:
     variables = {
-        "ENERGY_CLOUD_HOME": str(home / "cli-ingest"),
+        "ENERGY_CLOUD_HOME": str(home / f"cli-{program}"),
         "ENERGY_CLOUD_DATABASE_URL": database_url,
         "ENERGY_CLOUD_MQTT_URL": own_broker.url,
         "ENERGY_CLOUD_MQTT_USERNAME": own_broker.username,
@@ -82,11 +84,11 @@ def test_a_worker_says_when_it_is_ready_and_stops_when_asked(
         "ENERGY_CLOUD_LOG_FORMAT": "json",
     }
     child = subprocess.Popen(
-        [*PROGRAM, "ingest", "--name", "cli-test"], env=os.environ | variables, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, program, "--name", f"cli-{program}"], env=os.environ | variables, stderr=subprocess.PIPE, text=True
     )
     assert child.stderr is not None
-    assert json.loads(child.stderr.readline())["event"] == "ingest_ready"
+    assert json.loads(child.stderr.readline())["event"] == f"{program}_ready"
     child.send_signal(signal.SIGTERM)
     _, rest = child.communicate(timeout=20)
     assert child.returncode == 0
-    assert json.loads(rest.splitlines()[-1])["event"] == "ingest_stopped"
+    assert json.loads(rest.splitlines()[-1])["event"] == f"{program}_stopped"
