@@ -5,7 +5,7 @@
     generation.{type}          generation by solar, wind, hydro, chp   energy:read
     vpp.{id}.status            a virtual power plant as it stands      vpp:read
     trading.market.{market}    the last price of a market              trading:read
-    meter.{id}.command         transitions of a device's commands      devices:read, or the device is the caller's own
+    meter.{id}.command         transitions of a device's commands      devices:read; traders and viewers: their own
 
 ``*`` as the last part stands for all that may follow: ``generation.*``, ``vpp.*``, ``vpp.VPP-001.*``, ``meter.*``.
 """
@@ -25,13 +25,12 @@ REAL_TIME: Final = "consumption.real-time"
 SOURCES: Final = tuple(dict.fromkeys(SOURCE_OF_ROLE.values()))
 #: Longer names are not looked at.
 LONGEST_NAME: Final = 256
-ALL_DEVICES: Final = "devices:read"
 _SCOPES: Final = {
     "consumption": "energy:read",
     "generation": "energy:read",
     "vpp": "vpp:read",
     "trading": "trading:read",
-    "meter": "energy:read",
+    "meter": "devices:read",
 }
 #: One channel each, which needs no look-up.
 _WHOLE: Final = frozenset({("consumption", "real-time"), ("trading", "market.*")})
@@ -84,6 +83,11 @@ def patterns(channel: str) -> Iterator[str]:
         dot = channel.find(".", dot + 1)
 
 
+def may_see(caller: Principal, participant_id: str | None) -> bool:
+    """Return whether a caller may see what belongs to a participant (None: to nobody)."""
+    return caller.sees_all or (participant_id is not None and participant_id == caller.participant_id)
+
+
 def check(connection: sa.Connection, name: str, caller: Principal) -> None:
     """Raise ``Refusal`` unless ``name`` is a channel (or all of some) that ``caller`` may listen to.
 
@@ -100,7 +104,7 @@ def check(connection: sa.Connection, name: str, caller: Principal) -> None:
         return
     if kind == "meter":
         exists, owner = streams.owner_of(connection, key)
-        if ALL_DEVICES not in caller.scopes and (owner is None or owner != caller.participant_id):
+        if not may_see(caller, owner):
             raise Refusal("forbidden", "this is no device of yours")
         known = [key] if exists else []
     else:

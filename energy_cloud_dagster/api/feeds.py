@@ -81,12 +81,14 @@ class FlowFeed(Feed):
     _RELOAD_SECONDS: Final = 300.0
     _SETTLE_SECONDS: Final = 60.0
     #: How often the registry is asked about series that were unknown.
-    _ASK_SECONDS: Final = 2.0
+    _ASK_SECONDS: Final = 1.0
 
     def __init__(self) -> None:
         self._totals: LiveTotals | None = None
         self._loaded = self._settled = self._asked = 0.0
+        #: Series that are no meters, and those of which nobody knows yet.
         self._others: set[int] = set()
+        self._unknown: set[int] = set()
 
     @property
     def horizon(self) -> datetime | None:
@@ -104,8 +106,7 @@ class FlowFeed(Feed):
             totals = self._load(connection, news.clock)
             touched = set(totals.totals)
         else:
-            self._ask(connection, totals, news)
-            touched = totals.apply(news.readings)
+            touched = totals.apply(news.readings) | self._ask(connection, totals, news)
             if news.clock - self._settled >= self._SETTLE_SECONDS:
                 touched |= totals.settle()
                 self._settled = news.clock
@@ -118,26 +119,28 @@ class FlowFeed(Feed):
         if newest is not None:
             totals.tell(newest)
         self._add(connection, totals)
-        self._totals, self._others = totals, set()
+        self._totals, self._others, self._unknown = totals, set(), set()
         self._loaded = self._settled = self._asked = clock
         return totals
 
-    def _ask(self, connection: sa.Connection, totals: LiveTotals, news: News) -> None:
-        """Look whether series that nobody knew are new meters."""
-        if news.clock - self._asked < self._ASK_SECONDS:
-            return
-        unknown = {one.series_id for one in news.readings if one.series_id not in totals} - self._others
-        if unknown:
-            self._asked = news.clock
-            self._add(connection, totals)
-            self._others |= {series_id for series_id in unknown if series_id not in totals}
+    def _ask(self, connection: sa.Connection, totals: LiveTotals, news: News) -> set[Group]:
+        """Look, now and then, whether series that nobody knew are new meters; return what they changed."""
+        self._unknown |= {one.series_id for one in news.readings if one.series_id not in totals} - self._others
+        if not self._unknown or news.clock - self._asked < self._ASK_SECONDS:
+            return set()
+        self._asked = news.clock
+        touched = self._add(connection, totals)
+        self._others |= {series_id for series_id in self._unknown if series_id not in totals}
+        self._unknown = set()
+        return touched
 
     @staticmethod
-    def _add(connection: sa.Connection, totals: LiveTotals) -> None:
+    def _add(connection: sa.Connection, totals: LiveTotals) -> set[Group]:
         meters = [meter for meter in streams.meters(connection) if meter.series_id not in totals]
         totals.add(meters)
-        if meters and totals.horizon is not None:
-            totals.apply(streams.latest(connection, [meter.series_id for meter in meters], totals.horizon))
+        if not meters or totals.horizon is None:
+            return set()
+        return totals.apply(streams.latest(connection, [meter.series_id for meter in meters], totals.horizon))
 
 
 def _flow_updates(totals: dict[Group, Total], touched: set[Group]) -> list[Update]:

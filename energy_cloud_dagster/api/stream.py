@@ -133,19 +133,24 @@ class Hub:
             pause = min(2 * pause, longest)
 
     def _hear(self, channel: str, payload: str) -> None:
-        if not self._listeners:
+        if not self._listeners:  # who comes before the next tick must not be told what the feeds still remember
+            self._lost = True
             return
         try:
             told = json.loads(payload)
             if channel == streams.COMMANDS:
                 self._commands.append((str(told["commandId"]), str(told["state"])))
                 return
-            window = Window(*(_moment(told.get(name)) for name in ("from", "to", "receivedFrom", "receivedTo")))  # type: ignore[arg-type]
-        except (ValueError, TypeError, KeyError):
+            received = (told.get("receivedFrom"), told.get("receivedTo"))
+            window = Window(
+                datetime.fromisoformat(told["from"]),
+                datetime.fromisoformat(told["to"]),
+                *(None if moment is None else datetime.fromisoformat(moment) for moment in received),
+            )
+            self._window = window if self._window is None else self._window.around(window)
+        except (ValueError, TypeError, KeyError, AttributeError):
             log.warning("stream_news_unreadable", channel=channel, payload=payload[:200])
             self._lost = True
-            return
-        self._window = window if self._window is None else self._window.around(window)
 
     async def _tick(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -228,7 +233,7 @@ class Hub:
             for subscriber in listening:
                 if not (news or known & newcomers.get(subscriber, set())):
                     continue
-                if update.everybody or _may_see(subscriber, update):
+                if update.everybody or channels.may_see(subscriber.principal, update.participant_id):
                     subscriber.offer(text, channel=channel if update.state else None)
 
     # -- who may still listen
@@ -262,12 +267,6 @@ class Hub:
             return accounts.named(connection, names)
 
 
-def _may_see(subscriber: Subscriber, update: Update) -> bool:
-    caller = subscriber.principal
-    own = update.participant_id is not None and update.participant_id == caller.participant_id
-    return own or channels.ALL_DEVICES in caller.scopes
-
-
 def _message(update: Update) -> str:
     document: dict[str, Any] = {
         "channel": update.channel,
@@ -275,7 +274,3 @@ def _message(update: Update) -> str:
         "payload": update.payload,
     }
     return msgspec.json.encode(document).decode()
-
-
-def _moment(text: object) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(str(text))
