@@ -62,8 +62,9 @@ def simulate(
     meters SIM-000001 … are those of the measured homes, moved by weeks and scaled. It needs ENERGY_CLOUD_MQTT_URL, or
     a platform that `up` runs under the same home.
 
-    Examples: energy-cloud simulate --plant-port 4840;
-    energy-cloud simulate --devices 1000 --hours 24 --speed-up max --register --faults drop=0.01,duplicate=0.02
+    Example: energy-cloud simulate --plant-port 4840
+
+    Example: energy-cloud simulate --devices 1000 --hours 24 --register --faults drop=0.01,duplicate=0.02
     """
     from energy_cloud_dagster.cli import logs
     from energy_cloud_dagster.domain.errors import InvalidInput
