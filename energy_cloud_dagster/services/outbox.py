@@ -93,13 +93,15 @@ class Outbox:
             self.hear()
 
     def _send_batch(self, connection: sa.Connection) -> int:
-        due = commands.claim(connection, _now(), limit=BATCH)
+        # Of before the publication: what a device answers to it comes later, in the history too.
+        now = _now()
+        due = commands.claim(connection, now, limit=BATCH)
         if not due:
             return 0
         messages = [(each.command.topic, json.dumps(each.document, ensure_ascii=False).encode()) for each in due]
         taken = self._link.publish(messages)
         sent = [each.command for each, there in zip(due, taken, strict=True) if there]
-        commands.mark_sent(connection, sent, _now(), self._retry)
+        commands.mark_sent(connection, sent, now, self._retry)
         self.totals.update(published=len(sent))
         for each in sent:
             log.info(

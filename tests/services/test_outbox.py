@@ -159,6 +159,10 @@ class Bench:
         with self.engine.connect() as connection:
             return [(each.state, each.actor, each.detail) for each in commands.history(connection, queued.command_id)]
 
+    def moments(self, queued: Command) -> list[datetime]:
+        with self.engine.connect() as connection:
+            return [each.at for each in commands.history(connection, queued.command_id)]
+
     def rejects(self, device_id: str) -> list[tuple[str, bytes]]:
         with self.engine.connect() as connection:
             rows = connection.execute(
@@ -255,6 +259,7 @@ def test_a_command_is_published_accepted_and_done_and_every_step_is_kept(bench: 
         ("accepted", device.device_id, ""),
         ("done", device.device_id, ""),
     ]
+    assert bench.moments(queued) == sorted(bench.moments(queued))
 
 
 def test_a_device_may_refuse_and_is_asked_no_more(bench: Bench) -> None:
