@@ -1,7 +1,8 @@
 """The document of a VPP: its registered resources with what each device last measured.
 
-``current`` is mean power in kW (storage: discharge positive; grid: import positive), from the newest power reading of
-the resource's device or from its newest interval energy. A state older than two hours no longer counts as current.
+``current`` is power in kW (storage: discharge positive; grid: import positive): what the resource's device says of the
+moment (``power``), where that is newer than its newest interval, else the mean of that interval. A state older than two
+hours no longer counts as current.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from energy_cloud_dagster.adapters.vpps import LatestState, Vpp, VppResource
 from energy_cloud_dagster.domain.units import MINUTES_PER_HOUR
 
 STALE_AFTER: Final = timedelta(hours=2)
+#: What a device that obeys commands reports at the moment, in kW.
+LIVE_POWER: Final = "power"
 _POWER_METRICS: Final = ("output", "power", "generation")
 
 
@@ -83,6 +86,9 @@ def _resource_state(resource: VppResource, states: dict[str, list[LatestState]],
     # A device that reports both is believed by its mean power, which needs no conversion.
     power.sort(key=lambda item: (item.kind == "power", item.ts))
     current = _mean_kw(power[-1]) if power else None
+    live = next((item for item in known if item.kind == "state" and item.metric == LIVE_POWER), None)
+    if live is not None and (not power or live.ts >= power[-1].ts + timedelta(minutes=power[-1].interval_minutes)):
+        current = live.value
     soc = next((item.value for item in known if item.role == "soc" or item.metric == "soc"), None)
     ends = [item.ts + timedelta(minutes=item.interval_minutes) for item in known]
     return ResourceState(
