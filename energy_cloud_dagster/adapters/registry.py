@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -46,7 +46,10 @@ class ParticipantRow(NamedTuple):
 
 
 class DeviceRow(NamedTuple):
-    """A device; ``interval_minutes`` long intervals, ``verified`` unless it was registered on first sight."""
+    """A device; ``interval_minutes`` long intervals, ``verified`` unless it was registered on first sight.
+
+    ``metadata`` is what it last said of itself.
+    """
 
     device_id: str
     region_id: str
@@ -56,6 +59,7 @@ class DeviceRow(NamedTuple):
     interval_minutes: int
     verified: bool
     created_at: datetime
+    metadata: dict[str, Any] | None
 
 
 def seed(

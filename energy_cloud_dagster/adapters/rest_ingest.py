@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from energy_cloud_dagster.adapters import readings
 from energy_cloud_dagster.adapters.tables import device, region, series
@@ -88,6 +89,7 @@ def ingest(
             for row, each in zip(rows, measurements, strict=True)
         ]
     readings.store(connection, rows)
+    _keep_metadata(connection, {each.meter_id: each.metadata for each in submission.records if each.metadata})
     return Ingested(rows, [], known)
 
 
@@ -204,6 +206,29 @@ def _register(connection: sa.Connection, started: Mapping[SeriesKey, SeriesInfo]
         )
     )
     log.info("series_registered", source=SOURCE, series=len(keys))
+
+
+def _keep_metadata(connection: sa.Connection, said: Mapping[str, dict[str, Any]]) -> None:
+    """Keep what meters said of themselves; devices are locked in one order, and only those that said something new."""
+    if not said:
+        return
+    ids = sorted(said)
+    texts = _texts(msgspec.json.encode(said[each]).decode() for each in ids)
+    given = sa.select(
+        sa.func.unnest(_texts(ids)).label("device_id"),
+        sa.cast(sa.func.unnest(texts), JSONB).label("metadata"),
+    ).subquery("given")
+    changed = (
+        sa.select(device.c.device_id, given.c.metadata)
+        .join_from(device, given, given.c.device_id == device.c.device_id)
+        .where(device.c.metadata.is_distinct_from(given.c.metadata))
+        .order_by(device.c.device_id)
+        .with_for_update(of=device)
+        .cte("changed")
+    )
+    connection.execute(
+        sa.update(device).where(device.c.device_id == changed.c.device_id).values(metadata=changed.c.metadata)
+    )
 
 
 def _series_of(connection: sa.Connection, device_ids: Collection[str]) -> dict[SeriesKey, SeriesInfo]:

@@ -74,6 +74,7 @@ device = sa.Table(
     sa.Column("interval_minutes", sa.Integer, nullable=False, server_default="15", comment="Length of its intervals"),
     sa.Column("verified", sa.Boolean, nullable=False, server_default=sa.true()),
     _stamp("created_at", "When it was registered"),
+    sa.Column("metadata", JSONB, nullable=True, comment="What it last said of itself: type, firmware …"),
     sa.CheckConstraint("customer_class in ('residential', 'commercial', 'industrial')", name="customer_class"),
     schema="registry",
 )

@@ -29,7 +29,9 @@ class ConsumptionRecord(Document):
     quality: Quality = "high"
     metadata: Annotated[
         dict[str, Any] | None,
-        Field(description=f"Of the meter, {MAX_METADATA_BYTES} bytes at most; answered, not kept."),
+        Field(
+            description=f"Of the meter itself, {MAX_METADATA_BYTES} bytes at most; the latest is kept with the device."
+        ),
     ] = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
@@ -66,6 +66,9 @@ class DeviceDocument(Document):
     topic: str = Field(description="Where it publishes; + stands for a metric.")
     tokens: int = Field(description="How many of its tokens are valid.")
     series: list[DeviceSeries]
+    metadata: dict[str, Any] | None = Field(
+        None, exclude_if=absent, description="What it last said of itself over HTTP; left out: nothing."
+    )
 
 
 class DeviceToken(Document):
@@ -191,4 +194,5 @@ def _document(found: Registered) -> DeviceDocument:
         topic=f"energy-cloud/{device.region_id}/{device.device_type}/{device.device_id}/+",
         tokens=found.tokens,
         series=[DeviceSeries(**each._asdict()) for each in found.series],
+        metadata=device.metadata,
     )

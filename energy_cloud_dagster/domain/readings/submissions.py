@@ -18,6 +18,7 @@ from energy_cloud_dagster.domain.readings.decode import Payload
 from energy_cloud_dagster.domain.readings.measurements import MOST_ELEMENTS, Measurement, pointer_of
 
 MAX_METADATA_BYTES: Final = 4_096
+_MOST_NESTED: Final = 100
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 type Kind = Literal["record", "batch", "meter", "energy"]
@@ -150,12 +151,19 @@ def _checked(placed: Iterable[tuple[str, Record]]) -> list[Rejected]:
     """Return the faults of metadata that cannot be kept."""
     faults = []
     for place, record in placed:
-        if record.metadata is not None:
-            text = msgspec.json.encode(record.metadata)
-            if len(text) > MAX_METADATA_BYTES or b"\\u0000" in text:
-                detail = f"metadata may have {MAX_METADATA_BYTES} bytes, and no NUL"
-                faults.append(Rejected("bad_payload", detail, pointer=f"{place}/metadata"))
+        if record.metadata is not None and not _keepable(record.metadata):
+            detail = f"metadata may have {MAX_METADATA_BYTES} bytes, {_MOST_NESTED} objects and arrays, and no NUL"
+            faults.append(Rejected("bad_payload", detail, pointer=f"{place}/metadata"))
     return faults
+
+
+def _keepable(metadata: dict[str, Any]) -> bool:
+    try:
+        text = msgspec.json.encode(metadata)
+    except RecursionError:
+        return False
+    nested = text.count(b"{") + text.count(b"[")
+    return len(text) <= MAX_METADATA_BYTES and nested <= _MOST_NESTED and b"\\u0000" not in text
 
 
 def _faulty(kind: Kind, fault: Rejected) -> Submission:

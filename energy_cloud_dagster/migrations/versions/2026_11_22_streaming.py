@@ -61,6 +61,11 @@ $$
 
 def upgrade() -> None:
     op.drop_column("device", "token_hash", schema="registry")
+    op.add_column(
+        "device",
+        sa.Column("metadata", JSONB(), nullable=True, comment="What it last said of itself: type, firmware …"),
+        schema="registry",
+    )
     op.create_table(
         "credential",
         sa.Column("credential_id", sa.Text(), nullable=False, comment="Public part of a device token"),
@@ -185,4 +190,5 @@ def downgrade() -> None:
     op.drop_table("request", schema="raw")
     op.drop_index("ix_reading_received_at", "reading", schema="raw")
     op.drop_table("credential", schema="registry")
+    op.drop_column("device", "metadata", schema="registry")
     op.add_column("device", sa.Column("token_hash", sa.Text(), nullable=True), schema="registry")

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from jsonschema import Draft202012Validator
 
-from energy_cloud_dagster.adapters import credentials, readings
+from energy_cloud_dagster.adapters import credentials, readings, registry
 from energy_cloud_dagster.adapters.tables import device, rejected, series
 from energy_cloud_dagster.domain import documents
 from energy_cloud_dagster.domain.readings.measurements import MOST_ELEMENTS
@@ -170,6 +170,7 @@ def test_the_largest_array_passes_and_one_more_record_does_not(operator: Client,
         ({"meterId": 7}, "/1/meterId", "bad_payload"),
         ({"metadata": {"x": "\x00"}}, "/1/metadata", "bad_payload"),
         ({"metadata": {"x": "y" * 5000}}, "/1/metadata", "bad_payload"),
+        ({"metadata": {"x": [[]] * 120}}, "/1/metadata", "bad_payload"),
         ({"meterId": "SM-H01", "timestamp": stamp(NOW + timedelta(minutes=1))}, "/1/timestamp", "misaligned"),
     ],
     ids=str,
@@ -421,3 +422,30 @@ def test_what_one_platform_answers_another_takes(operator: Client, meter: str) -
         assert documents.validate(region) == []
         assert region["energyData"]["consumption"]["total"] >= 0, "who feeds in more than it draws consumed nothing"
         assert operator.post(PATH, region).status_code == 201
+
+
+def test_what_a_meter_last_said_of_itself_is_kept_with_it(operator: Client, meter: str, api_engine: sa.Engine) -> None:
+    record = {"meterId": meter, "timestamp": stamp(NOW), "consumption": 1.0}
+    first, second = ({"meterType": "smart-meter-v2", "firmware": firmware} for firmware in ("2.1.5", "2.2.0"))
+    for metadata, kept in ((first, first), (None, first), ({}, first), (second, second)):
+        batch = [record, record | ({} if metadata is None else {"metadata": metadata})]
+        assert operator.post(PATH, batch).status_code == 201
+        with api_engine.connect() as connection:
+            assert registry.device_by_id(connection, meter).metadata == kept
+    assert operator.get(f"/v1/devices/{meter}").json()["metadata"] == second
+
+
+def test_strange_metadata_is_kept_as_it_came(operator: Client, meter: str, api_engine: sa.Engine) -> None:
+    nested: Any = 0
+    for _ in range(90):
+        nested = [nested]
+    strange = {
+        "nested": nested,
+        "": None,
+        "emoji \N{PILE OF POO}": "\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "big": 10**40,
+    }
+    record = {"meterId": meter, "timestamp": stamp(NOW), "consumption": 1.0, "metadata": strange}
+    assert operator.post(PATH, record).status_code == 201
+    with api_engine.connect() as connection:
+        assert registry.device_by_id(connection, meter).metadata == strange
