@@ -21,7 +21,7 @@ _PUBACK: Final = 0x40
 _CHUNK: Final = 262_144
 #: A chunk smaller than this is followed by a pause in which more can gather: waking up costs more than the messages.
 _SMALL: Final = 16_384
-_GATHER_SECONDS: Final = 0.001
+_GATHER_SECONDS: Final = 0.002
 #: Pause while the messages have nowhere to go.
 _FULL_SECONDS: Final = 0.02
 
