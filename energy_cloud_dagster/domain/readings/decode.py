@@ -28,6 +28,7 @@ from energy_cloud_dagster.domain.readings.topic import CONTROL_METRICS, Topic, p
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _NOT_FINITE: Final = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _NOT_FINITE_TEXT: Final = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 #: Elements of an array that are looked at one by one: more cannot all be readings, and each costs its refusal.
 MOST_READINGS: Final = 10_000
@@ -244,7 +245,9 @@ def _element_by_element(payload: bytes, rejected: list[Rejected]) -> list[tuple[
 def _undecodable(payload: bytes, error: Exception) -> Rejected:
     if isinstance(error, msgspec.ValidationError):
         return Rejected("bad_payload", f"{error}; a reading is {{timestamp, value, unit, quality}}")
-    if _NOT_FINITE.search(payload):
+    if isinstance(error, RecursionError):
+        return Rejected("bad_payload", "it is nested too deeply; a reading is {timestamp, value, unit, quality}")
+    if _NOT_FINITE.search(_STRING.sub(b'""', payload)):
         return Rejected("not_finite", "NaN and Infinity are no JSON; leave such a reading out")
     return Rejected("bad_json", f"the payload is no JSON in UTF-8 ({error}); a reading is {{timestamp, value, unit}}")
 
