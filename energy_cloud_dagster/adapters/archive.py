@@ -10,7 +10,8 @@ agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -143,8 +144,10 @@ def write(connection: sa.Connection, store: ArchiveStore, day: date) -> Archived
     written = RowsDigest(texts)
 
     def fill(stream: Any) -> None:
-        rows = _copy(connection, "raw.reading", texts, _bounds(day))
-        archive_parquet.write(stream, rows, texts, archive_parquet.series_names(connection), written)
+        names = archive_parquet.series_names(connection)
+        # closed at once whatever happens: an open COPY would keep the connection from rolling back
+        with closing(_copy(connection, "raw.reading", texts, _bounds(day))) as rows:
+            archive_parquet.write(stream, rows, texts, names, written)
 
     size, sha256 = 0, ""
 
@@ -179,24 +182,24 @@ def restore(
 ) -> ArchivedDay:
     """Bring a dropped day back as it was, revisions and times of receipt included; return what is noted of it.
 
-    Readings that came for the day since are put on top as any late reading is: repetitions are absorbed, corrections
-    become the next revision. Retention leaves the day alone until ``keep_until``. ``NotFound`` where the day was never
-    archived, ``Conflict`` where it is in the database or its file is not the one that was archived.
+    Readings that the database has of the day are put on top as any late reading is: repetitions are absorbed,
+    corrections become the next revision. So a day that lost rows is mended too. Retention leaves the day alone until
+    ``keep_until``. ``NotFound`` where the day was never archived, ``Conflict`` where all of it is in the database or
+    its file is not the one that was archived.
     """
     _alone(connection)
     found = _archived(connection, day)
     if found is None:
         raise NotFound(f"{day} is not in the archive")
-    if found.dropped_at is None:
-        raise Conflict(f"{day} is in the database; only a day that retention dropped can be restored")
+    if found.dropped_at is None and sum(_census(connection, "raw.reading", day).values()) >= found.rows:
+        raise Conflict(f"{day} is in the database; there is nothing to restore")
     store.require(found.name, found.sha256)
     partitions.make(connection, day)
-    late = _take(connection, f"raw.reading_{day:%Y_%m_%d}")
+    _set_aside(connection, f"raw.reading_{day:%Y_%m_%d}")
     loaded = _load(connection, store, found.name)
     if (loaded.rows, loaded.hexdigest()) != (found.rows, found.digest):
         raise Conflict(f"{found.uri} holds other rows than were archived")
-    if late:
-        readings.store(connection, late)
+    _put_on_top(connection)
     connection.execute(
         sa.update(archived_day).where(archived_day.c.day == day).values(dropped_at=None, keep_until=keep_until)
     )
@@ -234,8 +237,9 @@ def retire(connection: sa.Connection, found: DayTable) -> str:
     if noted is not None and sum(census.values()) == noted.rows:
         texts = _texts(census)
         actual = RowsDigest(texts)
-        for rows in _copy(connection, table, texts):
-            actual.update(rows)
+        with closing(_copy(connection, table, texts)) as groups_of_rows:
+            for rows in groups_of_rows:
+                actual.update(rows)
         if actual.hexdigest() == noted.digest:
             partitions.drop(connection, found)
             connection.execute(
@@ -261,26 +265,38 @@ def remove_requests(connection: sa.Connection, before: datetime) -> int:
 def _bring_back(connection: sa.Connection, found: DayTable) -> None:
     """Attach a day again; where readings made a new partition meanwhile, they are put on top of the old one's."""
     newer = [one for one in partitions.attached(connection) if one.day == found.day]
-    late: list[ReadingRow] = []
-    for one in newer:
-        late += _take(connection, f'raw."{one.table}"')
-        connection.exec_driver_sql(
-            f'insert into raw.reading select * from raw."{found.table}"'  # the columns of LIKE, in their order
-        )
-        partitions.drop(connection, found)
     if not newer:
         partitions.attach(connection, found)
-    if late:
-        readings.store(connection, late)
+        return
+    _set_aside(connection, f'raw."{newer[0].table}"')
+    # the columns of LIKE are in the order of the table
+    connection.exec_driver_sql(f'insert into raw.reading select * from raw."{found.table}"')
+    partitions.drop(connection, found)
+    _put_on_top(connection)
 
 
-def _take(connection: sa.Connection, table: str) -> list[ReadingRow]:
-    """Remove and return the rows of a day's table in order of receipt; writers of that day wait, readers do not."""
+def _set_aside(connection: sa.Connection, table: str) -> None:
+    """Take the rows out of a day's table; writers of that day wait until the end, readers do not."""
     connection.exec_driver_sql(f"lock table {table} in share row exclusive mode")
-    taken = connection.exec_driver_sql(
-        f"delete from {table} returning series_id, ts, value, quality, received_at, source, revision"
-    )
-    return [ReadingRow._make(row[:6]) for row in sorted(taken, key=lambda row: (row[0], row[1], row[6]))]
+    connection.exec_driver_sql("create temporary table aside (like raw.reading) on commit drop")
+    connection.exec_driver_sql(f"with gone as (delete from {table} returning *) insert into aside select * from gone")
+
+
+def _put_on_top(connection: sa.Connection) -> None:
+    """Store what was set aside after what is there now, but for the rows that are there just so."""
+    late = connection.exec_driver_sql(
+        """
+        select series_id, ts, value, quality, received_at, source from aside
+        where not exists (
+            select from raw.reading as stored where stored.series_id = aside.series_id and stored.ts = aside.ts
+            and (stored.value, stored.quality, stored.received_at, stored.source)
+                = (aside.value, aside.quality, aside.received_at, aside.source)
+        ) order by series_id, ts, revision
+        """
+    ).all()
+    connection.exec_driver_sql("drop table aside")
+    if late:
+        readings.store(connection, [ReadingRow._make(row) for row in late])
 
 
 def _alone(connection: sa.Connection) -> None:
@@ -300,16 +316,15 @@ def _bounds(day: date) -> str:
 def _census(connection: sa.Connection, relation: str, day: date | None = None) -> dict[tuple[str, str], int]:
     """Return the number of rows (of a day) by quality and source."""
     where = "true" if day is None else _bounds(day)
-    statement = f"select quality, source, count(*) from {relation} where {where} group by quality, source"
-    found: Iterable[tuple[str, str, int]] = connection.exec_driver_sql(statement).tuples()
-    return {(quality, source): rows for quality, source, rows in found}
+    statement = f"select quality, source, count(*) as readings from {relation} where {where} group by quality, source"
+    return {(row.quality, row.source): row.readings for row in connection.exec_driver_sql(statement)}
 
 
 def _texts(census: dict[tuple[str, str], int]) -> Texts:
     return Texts(tuple(sorted({quality for quality, _ in census})), tuple(sorted({source for _, source in census})))
 
 
-def _copy(connection: sa.Connection, relation: str, texts: Texts, where: str = "true") -> Iterator[Any]:
+def _copy(connection: sa.Connection, relation: str, texts: Texts, where: str = "true") -> Generator[Any]:
     """Yield the rows of a relation in key order, a group at a time."""
     statement, parameters = copy_statement(relation, texts, where)
     with translated(), driver(connection).cursor() as cursor, cursor.copy(statement, parameters) as copy:

@@ -150,7 +150,7 @@ def groups(messages: Iterable[Any]) -> Iterator[np.ndarray[Any, Any]]:
                 raise Conflict("PostgreSQL sent a binary COPY with a header that is not known")
             del gathered[: len(_HEADER)]
             first = False
-        if len(gathered) > whole:
+        while len(gathered) > whole:
             yield _parsed(np.frombuffer(gathered[:whole], wire))
             del gathered[:whole]
     if not gathered.endswith(_TRAILER):

@@ -10,7 +10,6 @@ Functions take an open connection and never commit. A day is UTC. What locks rem
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import date
 from typing import Final, NamedTuple
 
@@ -44,12 +43,12 @@ class DayTable(NamedTuple):
 def tables(connection: sa.Connection) -> list[DayTable]:
     """Return every day's table, by name; those that are not attached were left by a retention that was interrupted."""
     found = []
-    rows: Iterable[tuple[str, int, bool | None]] = connection.execute(_TABLES).tuples()
-    for name, size, pending in rows:
-        match = _NAME.fullmatch(name)
+    for row in connection.execute(_TABLES):
+        match = _NAME.fullmatch(row.relname)
         if match:
             year, month, day = (int(part) for part in match.groups()[:3])
-            found.append(DayTable(date(year, month, day), name, size, pending is False, pending is True))
+            pending = row.inhdetachpending
+            found.append(DayTable(date(year, month, day), row.relname, row.bytes, pending is False, pending is True))
     return found
 
 

@@ -5,7 +5,7 @@ day that has just ended; its end is the now.
 """
 
 from collections.abc import Callable, Iterable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
@@ -13,6 +13,7 @@ import structlog
 
 from energy_cloud_dagster.adapters import archive, partitions
 from energy_cloud_dagster.adapters.archive import ArchivedDay, ArchiveStore
+from energy_cloud_dagster.adapters.partitions import DayTable
 from energy_cloud_dagster.assets.readings import mqtt_meters, raw_readings_hourly, scada_turbines
 from energy_cloud_dagster.assets.report import DAILY_FRESHNESS, OWNER, Effort, columns
 from energy_cloud_dagster.domain.audit.canonical import digest
@@ -56,13 +57,17 @@ def _daily_asset(
 def reading_partitions(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """A day partition for every day that readings will come for, made before they come and without a lock on readers.
 
-    Days ahead are set by ENERGY_CLOUD_PARTITION_DAYS_AHEAD. Days that retention dropped are not made again.
+    Days ahead are set by ENERGY_CLOUD_PARTITION_DAYS_AHEAD. Days that retention dropped are not made again; one that an
+    interrupted night left half out of the table is finished first.
     """
     effort = Effort()
     today = context.partition_time_window.end.date()
     with database.begin() as connection:
         if not partitions.is_partitioned(connection):
             return _hypertable(effort)
+        leaving = [one for one in partitions.tables(connection) if not one.attached]
+    finished = _each_by_outcome(leaving, lambda one: _take_out(database, one))
+    with database.begin() as connection:
         present = {one.day for one in partitions.attached(connection)}
         gone = {one.day for one in archive.archived(connection) if one.dropped_at is not None}
     oldest = max(min(present, default=today), today - timedelta(days=_GAPS_DAYS))
@@ -80,6 +85,7 @@ def reading_partitions(context: dg.AssetExecutionContext, database: Database) ->
             **effort.metadata(),
             "dagster/row_count": len(tables),
             "made": _days(made),
+            **{f"left_and_{name}": _days(found) for name, found in sorted(finished.items())},
             "first_day": str(tables[0].day),
             "last_day": str(tables[-1].day),
             "bytes": sum(one.bytes for one in tables),
@@ -208,30 +214,42 @@ def reading_retention(context: dg.AssetExecutionContext, database: Database) -> 
     )
 
 
-def _retire(database: Database, archive_url: str, before: date, now: Any) -> dict[str, list[date]]:
-    """Drop what may go; return the days by what became of them: dropped, empty, returned, waiting or kept."""
+def _retire(database: Database, archive_url: str, before: date, now: datetime) -> dict[str, list[date]]:
+    """Drop what may go; return the days by what became of them: dropped, empty, returned or kept."""
     store = ArchiveStore.open(archive_url, load_settings().home)
-    outcome: dict[str, list[date]] = {}
     with database.begin() as connection:
-        # first what an interrupted run left half way
-        leaving = [one for one in partitions.tables(connection) if not one.attached]
         known = {one.day: one for one in archive.archived(connection)}
         going = archive.retirable(connection, before, now)
-    for found in [*leaving, *going]:
+
+    def drop(found: DayTable) -> str:
         noted = known.get(found.day)
+        if noted is not None:
+            store.require(noted.name, noted.sha256)
+        return _take_out(database, found)
+
+    return _each_by_outcome(going, drop)
+
+
+def _take_out(database: Database, found: DayTable) -> str:
+    """Take a day's table out of ``raw.reading``, from wherever it is on its way; return what became of it."""
+    if found.attached or found.detaching:
+        with database.autocommit() as connection:
+            partitions.detach(connection, found)
+    with database.begin() as connection:
+        return archive.retire(connection, found)
+
+
+def _each_by_outcome(tables: Iterable[DayTable], handle: Callable[[DayTable], str]) -> dict[str, list[date]]:
+    """Handle each day's table and return the days by outcome; ``kept`` are those that could not be handled."""
+    outcome: dict[str, list[date]] = {}
+    for found in tables:
         try:
-            if noted is not None and found.attached:
-                store.require(noted.name, noted.sha256)
-            if found.attached or found.detaching:
-                with database.autocommit() as connection:
-                    partitions.detach(connection, found)
-            with database.begin() as connection:
-                became = archive.retire(connection, found)
+            became = handle(found)
         except (Conflict, NotFound) as error:
             became = "kept"
             log.warning("day_not_dropped", day=str(found.day), reason=str(error))
         else:
-            log.info("day_retired", day=str(found.day), became=became, bytes=found.bytes)
+            log.info("day_taken_out", day=str(found.day), became=became, bytes=found.bytes)
         outcome.setdefault(became, []).append(found.day)
     return outcome
 
