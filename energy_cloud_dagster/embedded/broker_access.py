@@ -45,7 +45,11 @@ _MOST_REFUSED: Final = 100
 _STEP_SECONDS: Final = 0.25
 _JOIN_SECONDS: Final = 5.0
 
+# A reload takes the access of sessions that came back from disk and did not connect since, and what is published
+# then would be lost to them. The platform's own keep it through the first pattern, for its user has the name of the
+# first level; to a device it opens a tree that nobody writes to.
 _BY_PATTERN: Final = """\
+pattern read %u/+/+/+/+
 pattern write energy-cloud/+/+/%u/+
 pattern read energy-cloud/+/+/%u/command
 pattern read energy-cloud/+/+/%u/config
@@ -53,6 +57,7 @@ pattern read energy-cloud/+/+/%u/config
 # Denials come first whatever the order here, and deny reading too: what is allowed stands in the device's section,
 # which comes before the patterns.
 _BY_SECTION: Final = """\
+pattern read %u/+/+/+/+
 pattern deny energy-cloud/+/+/%u/command
 pattern deny energy-cloud/+/+/%u/config
 pattern write energy-cloud/+/+/%u/+
@@ -84,6 +89,55 @@ def acl_file(platform_user: str, entries: Sequence[BrokerEntry], *, most_section
         return f"{platform}\n{_BY_PATTERN}"
     sections = "".join(_SECTION.format(device_id=entry.device_id) for entry in usable)
     return f"{platform}{sections}\n{_BY_SECTION}"
+
+
+_PRODUCTION: Final = """\
+# For mosquitto 2; written by `energy-cloud device broker-files`. Read it with `include_dir {folder}`.
+# After each change of a credential write the files again and send SIGHUP (`systemctl reload mosquitto`): clients whose
+# password still holds stay connected.
+
+# Devices. The user name takes the place of the client id that a device claims, so that it cannot push another client
+# out of its session.
+listener 8883
+certfile {folder}/server.pem
+keyfile {folder}/server.key
+tls_version tlsv1.3
+use_username_as_clientid true
+
+# The platform's own clients: ENERGY_CLOUD_MQTT_URL=mqtt://127.0.0.1:1883. Keep this listener where devices cannot reach
+# it; across machines give it TLS as well, without use_username_as_clientid.
+listener 1883 127.0.0.1
+
+allow_anonymous false
+password_file {folder}/passwords
+acl_file {folder}/acl
+
+persistence true
+max_queued_messages 1000000000
+max_inflight_messages 4000
+message_size_limit 1048576
+
+# Who publishes under another's name is refused either way, and an MQTT 5 device is told (reason 0x87). These lines log
+# it, among four lines for every message.
+#log_type all
+#log_timestamp false
+#log_dest syslog
+"""
+
+
+def write_production(
+    folder: Path, entries: Sequence[BrokerEntry], platform_user: str, platform_hash: str
+) -> tuple[Path, ...]:
+    """Write password file, access list and a ``mosquitto.conf`` for a broker of one's own; return their paths.
+
+    A ``mosquitto.conf`` that is there already stays as it is: it may have been changed by hand.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_access(folder, entries, platform_user, platform_hash)
+    config = folder / "mosquitto.conf"
+    if not config.exists():
+        write_private(config, _PRODUCTION.format(folder=folder))
+    return folder / PASSWORDS, folder / ACL, config
 
 
 def write_access(folder: Path, entries: Sequence[BrokerEntry], platform_user: str, platform_hash: str) -> bool:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from energy_cloud_dagster.domain.errors import Misconfigured
 from energy_cloud_dagster.embedded.broker import EmbeddedBroker
+from energy_cloud_dagster.embedded.broker_access import BrokerAccess
 from energy_cloud_dagster.embedded.claims import FolderLock
 from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
 from energy_cloud_dagster.settings import ENV_PREFIX, Settings
@@ -52,7 +53,7 @@ class EmbeddedParts:
             stack.enter_context(FolderLock(self.home))
             filled: dict[str, object] = {"home": self.home}
             filled |= self._start_postgres(stack)
-            filled |= self._start_broker(stack)
+            filled |= self._start_broker(stack, filled.get("database_url", self.given.database_url))
             filled |= self._start_chain(stack)
             self._stack = stack.pop_all()
         return self.given.model_copy(update=filled)
@@ -77,14 +78,25 @@ class EmbeddedParts:
         self._note(RunningPart("database", "postgresql", server.version, server.display_url))
         return {name: SecretStr(server.url(database)) for name, database in wanted.items()}
 
-    def _start_broker(self, stack: ExitStack) -> dict[str, object]:
+    def _start_broker(self, stack: ExitStack, database_url: object) -> dict[str, object]:
         if self.given.mqtt_url:
             return {}
-        broker = EmbeddedBroker(self.home / "broker", self.given.port("mqtt"), log=self.home / "logs" / "broker.log")
+        broker = EmbeddedBroker(
+            self.home / "broker",
+            self.given.port("mqtt"),
+            log=self.home / "logs" / "broker.log",
+            mqtts_port=self.given.port("mqtts"),
+            mqtt5_port=self.given.port("mqtt5"),
+            note_refused=True,
+        )
         stack.callback(broker.stop)
         broker.start()
         self.broker = broker
-        self._note(RunningPart("broker", broker.kind, broker.version, broker.url))
+        self._note(RunningPart("broker", broker.kind, broker.version, _addresses(broker)))
+        if broker.kind == "mosquitto" and isinstance(database_url, SecretStr):
+            # the database may lack its tables yet, or be somebody else's that is down: the thread waits for them
+            url = database_url.get_secret_value()
+            stack.enter_context(BrokerAccess(url, broker.grant, refused=broker.refused))
         return {
             "mqtt_url": broker.url,
             "mqtt_username": broker.username,
@@ -114,6 +126,14 @@ class EmbeddedParts:
     def _note(self, part: RunningPart) -> None:
         self.running.append(part)
         log.info("part_started", **part._asdict())
+
+
+def _addresses(broker: EmbeddedBroker) -> str:
+    if broker.mqtts_port is not None:
+        return f"{broker.url} mqtts://localhost:{broker.mqtts_port} (TLS 1.3, CA {broker.ca})"
+    if broker.mqtt5_port is not None and broker.mqtt5_port != broker.port:
+        return f"{broker.url} (3.1.1) mqtt://127.0.0.1:{broker.mqtt5_port} (MQTT 5)"
+    return broker.url
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

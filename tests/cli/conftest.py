@@ -44,12 +44,12 @@ def await_true(what: Callable[[], object], seconds: float, said: Callable[[], st
 
 
 def free_port_base() -> int:
-    """A port N such that N to N+5 are free; below the ports that the kernel gives to clients."""
+    """A port N such that N to N+7 are free; below the ports that the kernel gives to clients."""
     while True:
         base = random.randrange(20000, 32000, 10)
         with ExitStack() as stack:
             try:
-                for port in range(base, base + 6):
+                for port in range(base, base + 8):
                     stack.enter_context(socket.create_server(("127.0.0.1", port)))
             except OSError:
                 continue

@@ -23,8 +23,9 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 import psycopg
 from energy_cloud_dagster.embedded.parts import EmbeddedParts
 from energy_cloud_dagster.settings import Settings
-home, mqtt, chain, hang = sys.argv[1:]
-with EmbeddedParts(Settings(home=home, mqtt_port=mqtt, chain_port=chain)) as settings:
+home, mqtt, chain, mqtts, mqtt5, hang = sys.argv[1:]
+ports = {"mqtt_port": mqtt, "chain_port": chain, "mqtts_port": mqtts, "mqtt5_port": mqtt5}
+with EmbeddedParts(Settings(home=home, **ports)) as settings:
     with psycopg.connect(settings.database_url.get_secret_value()) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS kept (n int)")
         connection.execute("INSERT INTO kept VALUES (1)")
@@ -36,7 +37,7 @@ with EmbeddedParts(Settings(home=home, mqtt_port=mqtt, chain_port=chain)) as set
 
 
 def settings_of(home: Path, **more: object) -> Settings:
-    ports = {"mqtt_port": free_port(), "chain_port": free_port()}
+    ports = {name: free_port() for name in ("mqtt_port", "chain_port", "mqtts_port", "mqtt5_port")}
     return load_settings(**{"home": home, "_env_file": None, **ports, **more})
 
 
@@ -75,7 +76,7 @@ def test_everything_that_is_left_empty_runs_and_stops(folder: Path) -> None:
 
 
 def test_a_kill_leaves_no_process_and_a_restart_finds_the_rows(folder: Path, parent) -> None:
-    arguments = (folder / "home", free_port(), free_port())
+    arguments = (folder / "home", *(free_port() for _ in range(4)))
     first = parent(RUN, *arguments, "hang")
     assert first.said == "1"
     assert len(first.below) > 7  # the server's own processes, broker, chain, guardian
