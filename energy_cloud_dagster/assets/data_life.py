@@ -64,7 +64,7 @@ def reading_partitions(context: dg.AssetExecutionContext, database: Database) ->
     today = context.partition_time_window.end.date()
     with database.begin() as connection:
         if not partitions.is_partitioned(connection):
-            return _hypertable(effort)
+            return _hypertable(effort, "makes its chunks")
         leaving = [one for one in partitions.tables(connection) if not one.attached]
     finished = _each_by_outcome(leaving, lambda one: _take_out(database, one))
     with database.begin() as connection:
@@ -122,6 +122,8 @@ def reading_archive(context: dg.AssetExecutionContext, database: Database) -> dg
     with effort.importing():
         store = ArchiveStore.open(settings.archive_url, settings.home)
     with database.begin() as connection:
+        if not partitions.is_partitioned(connection):
+            return _hypertable(effort, "keeps its chunks, and days are not archived")
         last = today - timedelta(days=SETTLED_AFTER_DAYS + 1)
         found = archive.states(connection, last, today - timedelta(days=settings.late_tolerance_days + 1))
     refused = {one.day: "fewer rows in the database than in the archive" for one in found if one.state == "shrunk"}
@@ -254,9 +256,10 @@ def _each_by_outcome(tables: Iterable[DayTable], handle: Callable[[DayTable], st
     return outcome
 
 
-def _hypertable(effort: Effort) -> dg.MaterializeResult[Any]:
+def _hypertable(effort: Effort, what: str) -> dg.MaterializeResult[Any]:
+    """Return the result where TimescaleDB looks after the days itself."""
     return dg.MaterializeResult(
-        metadata={**effort.metadata(), "rule": "raw.reading is a hypertable: TimescaleDB makes its chunks"},
+        metadata={**effort.metadata(), "rule": f"raw.reading is a hypertable: TimescaleDB {what}"},
         data_version=dg.DataVersion("hypertable"),
     )
 

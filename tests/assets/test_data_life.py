@@ -263,6 +263,7 @@ def test_a_hypertable_is_left_to_timescaledb(
     monkeypatch.setattr(partitions, "is_partitioned", lambda _: False)
     found = night(DAY, retention_days=6)
     assert found["reading_partitions"]["version"] == "hypertable"
+    assert "not archived" in found["reading_archive"]["rule"]
     assert "TimescaleDB's own" in found["reading_retention"]["rule"]
 
 
