@@ -77,8 +77,8 @@ class FlowFeed(Feed):
 
     families = ("consumption.", "generation.")
     reads = True
-    #: All is read anew this often: classes and owners of meters change without a word.
-    _RELOAD_SECONDS: Final = 300.0
+    #: All is read anew this often: regions and classes of meters change without a word.
+    _RELOAD_SECONDS: Final = 1_800.0
     _SETTLE_SECONDS: Final = 60.0
     #: How often the registry is asked about series that were unknown.
     _ASK_SECONDS: Final = 1.0

@@ -32,14 +32,16 @@ from energy_cloud_dagster.domain.readings.live import LiveReading
 #: At most ten updates a second.
 TICK_SECONDS: Final = 0.1
 #: Pause after a tick, as a multiple of what the tick took.
-_SHARE: Final = 4.0
-_LONGEST_PAUSE: Final = 2.0
+_SHARE: Final = 1.0
+#: A reading is to be heard within a second.
+_LONGEST_PAUSE: Final = 0.5
+_FAILURE_PAUSE: Final = 1.0
 #: Without news the feeds are asked this often, for what nobody tells of.
 _IDLE_SECONDS: Final = 1.0
 _WATCH_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = (0.1, 5.0)
 #: More rows than this are not looked at one by one: the totals are read anew.
-_MOST_ROWS: Final = 50_000
+_MOST_ROWS: Final = 200_000
 #: How far before the newest of some readings a VPP's state may still be new.
 _STATE_SPAN: Final = timedelta(days=1)
 
@@ -161,17 +163,17 @@ class Hub:
             began = clock()
             try:
                 await self._look(began)
-                pause = _SHARE * (clock() - began)
+                pause = min(max(_SHARE * (clock() - began), TICK_SECONDS), _LONGEST_PAUSE)
             except (EnergyCloudError, sa.exc.SQLAlchemyError) as error:
                 self._lost = True
-                pause = _LONGEST_PAUSE / 2
+                pause = _FAILURE_PAUSE
                 log.warning("stream_tick_failed", error=" ".join(str(error).split()))
             except Exception:
                 # One faulty row must not end everybody's stream.
                 self._lost = True
-                pause = _LONGEST_PAUSE
+                pause = _FAILURE_PAUSE
                 log.exception("stream_tick_failed")
-            await asyncio.sleep(min(max(pause, TICK_SECONDS), _LONGEST_PAUSE))
+            await asyncio.sleep(pause)
 
     async def _look(self, clock: float) -> None:
         demanded = self._demanded()

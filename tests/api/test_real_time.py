@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,16 +22,21 @@ import httpx
 import jwt
 import pytest
 import sqlalchemy as sa
+from granian.constants import Interfaces
+from granian.server.embed import Server
+from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from energy_cloud_dagster.adapters import accounts, commands, readings, registry, tables
 from energy_cloud_dagster.adapters.database import make_engine, upgrade
 from energy_cloud_dagster.adapters.readings import ReadingRow
+from energy_cloud_dagster.api.app import create_app
 from energy_cloud_dagster.domain.commands import Ack, instruction
 from energy_cloud_dagster.domain.intervals import rfc3339
 from energy_cloud_dagster.embedded.claims import free_port
 from energy_cloud_dagster.sample_data.community import SEOUL_COMMUNITY
+from energy_cloud_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
@@ -58,10 +64,9 @@ class Platform:
         self.home = home
         self.url = server.url()
         self.engine = make_engine(self.url)
-        self.port = free_port()
+        self.port = 0
         self.log = home / "serve.log"
         self.tokens: dict[str, str] = {}
-        self.process: subprocess.Popen[bytes] | None = None
         with self.engine.begin() as connection:
             registry.seed(connection, SEOUL_COMMUNITY, T0, demo_key="test")
             for role in accounts.ROLES:
@@ -69,7 +74,30 @@ class Platform:
                 accounts.add(connection, role, PASSWORD, role, participant_id=participant)
             self.series = readings.series_ids(connection)
 
-    def serve(self) -> None:
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Serve from a thread of this process."""
+        settings = Settings(
+            _env_file=None, home=self.home, database_url=SecretStr(self.url), token_secret=SecretStr(SECRET)
+        )
+        self.port = free_port()
+        server = Server(create_app(settings), port=self.port, interface=Interfaces.ASGI, log_enabled=False)
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve()))
+        thread.start()
+        try:
+            self.await_live(thread.is_alive)
+            yield
+        finally:
+            loop.call_soon_threadsafe(server.stop)
+            thread.join(30)
+            assert not thread.is_alive()
+            loop.close()
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Serve as people do: in a process of its own."""
+        before, self.port = self.port, free_port()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ENERGY_CLOUD_")}
         own = {
             "ENERGY_CLOUD_HOME": str(self.home),
@@ -77,32 +105,35 @@ class Platform:
             "ENERGY_CLOUD_TOKEN_SECRET": SECRET,
             "ENERGY_CLOUD_ADMIN_PASSWORD": PASSWORD,
         }
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
+        with self.log.open("wb") as output:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "energy_cloud_dagster.cli", "serve", "--port", str(self.port)],
                 env=environment | own,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        try:
+            self.await_live(lambda: process.poll() is None)
+            yield process
+        finally:
+            self.port = before
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+    def await_live(self, alive: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
         while True:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
+            assert alive()
+            assert time.monotonic() < deadline
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"http://127.0.0.1:{self.port}/health/live").status_code == 200:
                     return
             time.sleep(0.05)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(10)
-        self.engine.dispose()
 
     def token(self, role: str) -> str:
         if role not in self.tokens:
@@ -202,10 +233,10 @@ def platform(home: Path) -> Iterator[Platform]:
     upgrade(server.url())
     made = Platform(server, home / "rt")
     try:
-        made.serve()
-        yield made
+        with made.inside():
+            yield made
     finally:
-        made.stop()
+        made.engine.dispose()
         server.stop()
 
 
@@ -570,6 +601,17 @@ async def test_a_closed_account_s_connection_ends_within_seconds(platform: Platf
 
 
 async def test_a_client_that_takes_nothing_is_let_go_and_the_others_go_on(platform: Platform) -> None:
+    with platform.outside() as process:
+        await _starve(platform)
+        # and it stops promptly while clients listen
+        async with platform.stream("operator", "consumption.*") as stream:
+            process.send_signal(signal.SIGINT)
+            await stream.closed()
+            await asyncio.to_thread(process.wait, 10)
+    assert "Traceback" not in platform.log.read_text()
+
+
+async def _starve(platform: Platform) -> None:
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.setblocking(False)
@@ -621,18 +663,6 @@ async def test_no_other_path_takes_websockets(platform: Platform) -> None:
     with pytest.raises(InvalidStatus):
         async with connect(f"ws://127.0.0.1:{platform.port}/v1/energy/nowhere"):
             pass
-
-
-def test_it_stops_promptly_while_clients_listen(platform: Platform) -> None:
-    async def scenario() -> None:
-        async with platform.stream("operator", "consumption.*") as stream:
-            assert platform.process is not None
-            platform.process.send_signal(signal.SIGINT)
-            await stream.closed()
-            await asyncio.to_thread(platform.process.wait, 10)
-
-    asyncio.run(scenario())
-    assert "Traceback" not in platform.log.read_text()
 
 
 def _masked(text: str) -> bytes:

@@ -6,7 +6,7 @@ the newest reading of all. The newest reading says what time it is, so a replay 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from math import fsum
 from typing import Final, Literal, NamedTuple
@@ -60,19 +60,28 @@ class Total(NamedTuple):
     newest: datetime | None
 
 
-class _Latest(NamedTuple):
-    ts: datetime
-    revision: int
-    kwh: float
-    kw: float
+class _Counted:
+    """A meter's latest interval, and what it needs to be counted without asking twice."""
+
+    __slots__ = ("group", "kw_per_value", "kwh", "kwh_per_value", "patience", "revision", "ts")
+
+    def __init__(self, meter: Meter) -> None:
+        minutes = meter.interval_minutes
+        power = meter.kind == "power"
+        self.group = meter.group
+        self.kwh_per_value = energy_kwh(1.0, minutes) if power else 1.0
+        self.kw_per_value = 1.0 if power else MINUTES_PER_HOUR / minutes
+        self.patience = timedelta(minutes=minutes) + STALE_AFTER
+        self.ts: datetime | None = None
+        self.revision = 0
+        self.kwh = 0.0
 
 
 class LiveTotals:
     """The total of every group of ``meters``, from the readings that were applied, in any order and any repetition."""
 
     def __init__(self, meters: Iterable[Meter] = ()) -> None:
-        self._meters: dict[int, Meter] = {}
-        self._latest: dict[int, _Latest] = {}
+        self._meters: dict[int, _Counted] = {}
         self._totals: dict[Group, Total] = {}
         self._newest: datetime | None = None
         self._longest = timedelta(0)
@@ -81,9 +90,10 @@ class LiveTotals:
     def add(self, meters: Iterable[Meter]) -> None:
         """Count more meters."""
         for meter in meters:
-            self._meters[meter.series_id] = meter
-            self._totals.setdefault(meter.group, _NOTHING)
-            self._longest = max(self._longest, timedelta(minutes=meter.interval_minutes))
+            counted = _Counted(meter)
+            self._meters[meter.series_id] = counted
+            self._totals.setdefault(counted.group, _NOTHING)
+            self._longest = max(self._longest, counted.patience)
 
     def __contains__(self, series_id: int) -> bool:
         return series_id in self._meters
@@ -91,7 +101,7 @@ class LiveTotals:
     @property
     def horizon(self) -> datetime | None:
         """The start before which no interval can count any more; None before the first reading."""
-        return None if self._newest is None else self._newest - self._longest - STALE_AFTER
+        return None if self._newest is None else self._newest - self._longest
 
     @property
     def totals(self) -> dict[Group, Total]:
@@ -103,57 +113,66 @@ class LiveTotals:
         if self._newest is None or moment > self._newest:
             self._newest = moment
 
-    def apply(self, readings: Iterable[LiveReading]) -> set[Group]:
+    def apply(self, readings: Sequence[LiveReading]) -> set[Group]:
         """Take readings in and return the groups whose totals changed. Those of unknown series only tell the time."""
-        touched: set[Group] = set()
+        if not readings:
+            return set()
+        self.tell(max(one.ts for one in readings))
+        newest = self._newest
+        changes: dict[Group, _Change] = {}
         for series_id, ts, revision, value in readings:
-            self.tell(ts)
             meter = self._meters.get(series_id)
-            if meter is None:
+            if meter is None or (meter.ts is not None and (ts, revision) <= (meter.ts, meter.revision)):
                 continue
-            before = self._latest.get(series_id)
-            if before is not None and (ts, revision) <= (before.ts, before.revision):
+            if newest is not None and newest - ts > meter.patience:
                 continue
-            if self._stale(ts, meter):
-                continue
-            minutes = meter.interval_minutes
-            power = meter.kind == "power"
-            kwh = energy_kwh(value, minutes) if power else value
-            kw = value if power else value * MINUTES_PER_HOUR / minutes
-            self._latest[series_id] = _Latest(ts, revision, kwh, kw)
-            group = meter.group
-            total = self._totals[group]
-            self._totals[group] = Total(
-                total.kwh + kwh - (before.kwh if before else 0.0),
-                total.kw + kw - (before.kw if before else 0.0),
-                total.meters + (before is None),
-                ts if total.newest is None else max(total.newest, ts),
-            )
-            touched.add(group)
-        return touched
+            change = changes.get(meter.group)
+            if change is None:
+                change = changes[meter.group] = _Change(ts)
+            kwh = value * meter.kwh_per_value
+            change.kwh += kwh - meter.kwh
+            change.kw += (kwh - meter.kwh) / meter.kwh_per_value * meter.kw_per_value
+            change.meters += meter.ts is None
+            change.newest = max(change.newest, ts)
+            meter.ts, meter.revision, meter.kwh = ts, revision, kwh
+        for group, change in changes.items():
+            self._totals[group] = change.on(self._totals[group])
+        return set(changes)
 
     def settle(self) -> set[Group]:
         """Drop what has become stale, sum everything anew so that rounding cannot pile up; return what changed."""
-        kept: dict[Group, list[_Latest]] = {}
-        for series_id, latest in list(self._latest.items()):
-            meter = self._meters[series_id]
-            if self._stale(latest.ts, meter):
-                del self._latest[series_id]
+        kept: dict[Group, list[_Counted]] = {group: [] for group in self._totals}
+        for meter in self._meters.values():
+            if meter.ts is None or self._newest is None:
+                continue
+            if self._newest - meter.ts > meter.patience:
+                meter.ts, meter.revision, meter.kwh = None, 0, 0.0
             else:
-                kept.setdefault(meter.group, []).append(latest)
-        touched = set()
-        for group, before in self._totals.items():
-            counted = kept.get(group, [])
-            if len(counted) != before.meters:
-                touched.add(group)
-            newest = max((one.ts for one in counted), default=None)
+                kept[meter.group].append(meter)
+        touched = {group for group, counted in kept.items() if len(counted) != self._totals[group].meters}
+        for group, counted in kept.items():
             self._totals[group] = Total(
-                fsum(one.kwh for one in counted), fsum(one.kw for one in counted), len(counted), newest
+                fsum(one.kwh for one in counted),
+                fsum(one.kwh / one.kwh_per_value * one.kw_per_value for one in counted),
+                len(counted),
+                max((one.ts for one in counted if one.ts is not None), default=None),
             )
         return touched
 
-    def _stale(self, ts: datetime, meter: Meter) -> bool:
-        return self._newest is not None and ts < self._newest - timedelta(minutes=meter.interval_minutes) - STALE_AFTER
+
+class _Change:
+    """What some readings change in one total."""
+
+    __slots__ = ("kw", "kwh", "meters", "newest")
+
+    def __init__(self, newest: datetime) -> None:
+        self.kwh = self.kw = 0.0
+        self.meters = 0
+        self.newest = newest
+
+    def on(self, total: Total) -> Total:
+        newest = self.newest if total.newest is None else max(total.newest, self.newest)
+        return Total(total.kwh + self.kwh, total.kw + self.kw, total.meters + self.meters, newest)
 
 
 _NOTHING: Final = Total(0.0, 0.0, 0, None)
