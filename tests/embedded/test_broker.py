@@ -13,10 +13,13 @@ import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from energy_cloud_dagster.adapters.credentials import BrokerEntry
 from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured
 from energy_cloud_dagster.embedded import broker as module
 from energy_cloud_dagster.embedded.broker import EmbeddedBroker, find_mosquitto
-from energy_cloud_dagster.embedded.claims import free_port
+from energy_cloud_dagster.embedded.claims import accepts, free_port
+
+from .conftest import await_true
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 KINDS = ["iotcore", pytest.param("mosquitto", marks=needs_mosquitto)]
@@ -211,3 +214,47 @@ def test_a_broker_that_does_not_start_is_surfaced(
         BrokerUnavailable, match=rf"The MQTT broker \({kind}\) ended at start \(exit status \d+\): .*[Ee]rror"
     ):
         EmbeddedBroker(folder / "broker", prefer=kind).start()
+
+
+def answer_to(port: int, username: str, password: str, protocol: int) -> Any:
+    """The broker's answer to a login."""
+    answers: list[Any] = []
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="SM-1", protocol=protocol)  # type: ignore[arg-type]
+    client.username_pw_set(username, password)
+    client.on_connect = lambda _c, _d, _f, answer, _p: answers.append(answer)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    await_true(lambda: answers, 10)
+    client.disconnect()
+    client.loop_stop()
+    return answers[0]
+
+
+def test_iotcore_speaks_mqtt_5_on_a_port_of_its_own_and_knows_any_device_by_one_password(folder: Path) -> None:
+    server = EmbeddedBroker(folder / "broker", prefer="iotcore", mqtt5_port=free_port(), mqtts_port=free_port())
+    server.start()
+    assert server.mqtts_port is None
+    assert server.mqtt5_port is not None
+    assert not accepts(server._mqtts_port or 0)
+    for port, protocol in ((server.port, paho.MQTTv311), (server.mqtt5_port, paho.MQTTv5)):
+        for user in (server.username, "device-token"):
+            assert not answer_to(port, user, server.password, protocol).is_failure
+    assert not server.grant([BrokerEntry("SM-1", "seoul", "x", "hash")])
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "variable"),
+    [
+        ("iotcore", "mqtt5_port", "ENERGY_CLOUD_MQTT5_PORT"),
+        pytest.param("mosquitto", "mqtts_port", "ENERGY_CLOUD_MQTTS_PORT", marks=needs_mosquitto),
+    ],
+)
+def test_a_second_port_in_use_names_its_variable(folder: Path, kind: Any, option: str, variable: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = EmbeddedBroker(folder / "broker", prefer=kind, **{option: taken.getsockname()[1]})
+        with pytest.raises(Misconfigured, match=rf"The MQTT broker \(.*\) cannot listen on .*{variable}"):
+            server.start()
+    assert server.pid is None

@@ -128,7 +128,7 @@ def add_device(wanted: NewDevice, context: Shared, response: Response) -> Device
             interval_minutes=wanted.interval_minutes,
             measures=[SeriesSpec(each.metric, each.unit, each.role) for each in wanted.series],
         )
-    response.headers["Location"] = f"{router.prefix}/{wanted.id}"
+    response.headers["Location"] = f"{router.prefix}/{quote(wanted.id)}"
     return _document(made)
 
 
