@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import SecretStr
 
-from energy_cloud_dagster.adapters import database, registry
+from energy_cloud_dagster.adapters import database, readings, registry
 from energy_cloud_dagster.adapters.tables import market_registry, reading, region, rejected, series
 from energy_cloud_dagster.domain.errors import DatabaseUnavailable
 from energy_cloud_dagster.domain.readings import Topic
@@ -48,10 +48,9 @@ class Row(NamedTuple):
 
 
 class Worker:
-    """``energy-cloud ingest`` (or ``program``) as a process of its own; ``said`` holds its log events."""
+    """A worker as a process of its own; ``said`` holds its log events."""
 
-    def __init__(self, environment: dict[str, str], name: str, program: str | None = None) -> None:
-        how = ["-c", program, name] if program else ["-m", "energy_cloud_dagster.cli", "ingest", "--name", name]
+    def __init__(self, environment: dict[str, str], *how: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, *how], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -198,10 +197,11 @@ class Ground:
         return os.environ | child_environment(given)
 
     def worker(
-        self, name: str = "w1", *, program: str | None = None, mqtt_url: str | None = None, **changes: object
+        self, name: str = "w1", *, program: Sequence[str] = (), mqtt_url: str | None = None, **changes: object
     ) -> Worker:
-        """Start a worker and wait until its subscription holds."""
-        made = Worker(self.environment(mqtt_url, **changes), name, program)
+        """Start a worker, or ``python -c`` of a program that is one, and wait until its subscription holds."""
+        usual = ["-m", "energy_cloud_dagster.cli", "ingest", "--name", name]
+        made = Worker(self.environment(mqtt_url, **changes), *(["-c", *program] if program else usual))
         self._stack.callback(made.kill)
         made.wait_for("ingest_ready")
         return made
@@ -253,7 +253,7 @@ class Ground:
             found = connection.execute(
                 sa.select(reading.c.ts, reading.c.value, reading.c.revision)
                 .join(series, series.c.series_id == reading.c.series_id)
-                .where(series.c.device_id == topic.device_id)
+                .where(series.c.device_id == topic.device_id, series.c.metric == topic.metric)
                 .order_by(reading.c.ts, reading.c.revision)
             )
             return [Row(round((ts - FIRST).total_seconds()), value, revision) for ts, value, revision in found]
@@ -269,6 +269,44 @@ class Ground:
         with contextlib.suppress(DatabaseUnavailable), self.engine.connect() as connection:
             return int(connection.execute(statement).scalar_one())
         return 0
+
+    def reject_count(self, device_id: str) -> int:
+        """How many messages were refused on topics that name ``device_id``."""
+        statement = sa.select(sa.func.count()).where(rejected.c.topic.contains(device_id, autoescape=True))
+        with self.engine.connect() as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    def last_reject(self) -> int:
+        """The number of the newest refused message."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(sa.func.max(rejected.c.rejected_id))).scalar_one() or 0
+
+    def refused_since(self, last: int) -> list[tuple[str, bytes, str]]:
+        """(topic, bytes, reason) of every message that was refused after that one."""
+        columns = rejected.c.topic, rejected.c.payload, rejected.c.reason
+        with self.engine.connect() as connection:
+            found = connection.execute(sa.select(*columns).where(rejected.c.rejected_id > last))
+            return [(topic, bytes(payload), reason) for topic, payload, reason in found]
+
+    def known(self, topic: Topic) -> list[readings.KnownReading]:
+        """The latest revision of every reading of the series, by time."""
+        began, end = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+        with self.engine.connect() as connection:
+            return readings.rows_between(connection, began, end, device_ids=[topic.device_id], metrics=[topic.metric])
+
+    def refused_after(self, topic: Topic, number: int) -> int:
+        """How many messages on the meter's topics were refused that had arrived after its reading ``number``."""
+        arrived = (
+            sa.select(reading.c.received_at)
+            .join(series, series.c.series_id == reading.c.series_id)
+            .where(series.c.device_id == topic.device_id, reading.c.ts == self.at(number))
+        )
+        statement = sa.select(sa.func.count()).where(
+            rejected.c.topic.contains(topic.device_id, autoescape=True),
+            rejected.c.received_at > arrived.scalar_subquery(),
+        )
+        with self.engine.connect() as connection:
+            return int(connection.execute(statement).scalar_one())
 
     def rejects(self, device_id: str) -> list[tuple[str, str, bytes]]:
         """(reason, detail, bytes) of what was refused on topics that name ``device_id``, in order of arrival."""
