@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -265,6 +267,11 @@ def test_a_hypertable_is_left_to_timescaledb(
     assert found["reading_partitions"]["version"] == "hypertable"
     assert "not archived" in found["reading_archive"]["rule"]
     assert "TimescaleDB's own" in found["reading_retention"]["rule"]
+
+
+def test_pyarrow_is_not_paid_for_by_whoever_loads_the_definitions() -> None:
+    found = "import sys, energy_cloud_dagster.assets.data_life; print('pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", found], check=True, capture_output=True).stdout == b"False\n"
 
 
 def test_the_schedule_asks_for_the_night_of_the_day_that_has_ended(
