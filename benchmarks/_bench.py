@@ -80,6 +80,7 @@ class Rig:
             mqtt_username=self.broker.username,
             mqtt_password=SecretStr(self.broker.password),
         )
+        self.since = datetime.now(UTC)
         self.environment = os.environ | child_environment(settings)
         return self
 
@@ -126,13 +127,14 @@ class Rig:
         client.disconnect()
 
     def rows(self) -> tuple[int, int]:
-        """Return how many readings of meters are stored, and how many of them are revisions (there should be none)."""
+        """Return how many readings of meters came, and how many of them are revisions (there should be none)."""
         with self.engine.connect() as connection:
             found = connection.execute(
                 sa.text(
-                    "select count(*), count(*) filter (where revision > 1) from raw.reading where series_id <> :id"
+                    "select count(*), count(*) filter (where revision > 1) from raw.reading"
+                    " where series_id <> :probe and source = 'mqtt' and received_at >= :since"
                 ),
-                {"id": self.probe_series},
+                {"probe": self.probe_series, "since": self.since},
             ).one()
         return int(found[0]), int(found[1])
 
@@ -342,6 +344,7 @@ def fill(rig: Rig, rows: int, days: int = 10) -> None:
             connection.execute(sql.SQL(attach).format(*bounds))
         connection.execute("vacuum (freeze, analyze) raw.reading")
         connection.execute("checkpoint")
+    rig.since = datetime.now(UTC)
 
 
 if __name__ == "__main__":
