@@ -78,7 +78,7 @@ persistence true
 persistence_location {folder}/
 autosave_interval 1
 max_queued_messages 1000000000
-max_inflight_messages 1000
+max_inflight_messages 4000
 message_size_limit {payload}
 {log}log_timestamp_format %Y-%m-%dT%H:%M:%SZ
 {user}"""

@@ -129,7 +129,7 @@ def test_a_faulty_field_is_refused_with_its_reason(change: dict[str, object], re
         (b"\xff\xfe", "bad_json"),
         (b'{"timestamp": 1, "value": NaN, "unit": "kWh"}', "not_finite"),
         (b"[]", "bad_payload"),
-        (b"[[" * 50_000, "bad_json"),
+        (b"[[" * 50_000, "bad_payload"),
         (b"3", "bad_payload"),
         (b" " * 262_145, "too_large"),
     ],
