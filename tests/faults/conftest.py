@@ -366,6 +366,12 @@ def ground(request: pytest.FixtureRequest, on: Callable[[str], Ground]) -> Groun
 
 
 @pytest.fixture
+def either(on: Callable[[str], Ground]) -> Ground:
+    """The ground with one broker, the better one that is installed, for what has nothing to do with the broker."""
+    return on("mosquitto" if find_mosquitto() else "iotcore")
+
+
+@pytest.fixture
 def durable(on: Callable[[str], Ground]) -> Ground:
     """The ground with the broker that keeps sessions over its own restarts."""
     if find_mosquitto() is None:

@@ -373,29 +373,30 @@ def test_every_message_is_stored_or_refused_for_a_true_reason(topic: str, payloa
     check(topic, payload)
 
 
-def test_a_worker_lives_through_it(ground: Ground) -> None:
-    """Hundreds of fuzzed messages in one go, then a good one: what the decoder stores is stored, all else is kept."""
-    meter, device = ground.meter(), ground.device()
-    messages = some(meter, count=600)
-    worker, before = ground.worker(), ground.last_reject()
+def test_a_worker_lives_through_it(either: Ground) -> None:
+    """Hundreds of fuzzed messages in one go, good ones among them: what decodes is stored, all else is kept."""
+    meter, device = either.meter(), either.device()
+    fuzzed = some(meter, count=500)
+    messages = [each for n, bad in enumerate(fuzzed) for each in (bad, (str(meter), either.said(n)))]
+    worker, before = either.worker(), either.last_reject()
     for topic, payload in messages:
         device.send(topic, payload)
     last = meter._replace(metric="sentinel")
-    with ground.engine.begin() as connection:
+    with either.engine.begin() as connection:
         registry.register_device(connection, last, "kWh", NOW)
         series = readings.series_ids(connection, [meter.device_id])
-    device.send(last, ground.said(1))
+    device.send(last, either.said(1))
     device.flush()
-    ground.until(lambda: ground.rows(last))
+    either.until(lambda: either.rows(last))
     assert worker.alive
     totals = worker.stop()
     assert totals["messages"] == len(messages) + 1
     rows, refused = expected_of(messages, series)
-    assert Counter(ground.refused_since(before)) == refused
+    assert Counter(either.refused_since(before)) == refused
     assert totals["rejected"] == refused.total() > 100
-    assert len({reason for _, _, reason in refused}) > 8
-    assert len(rows) > 50
-    found = [(row.ts, row.value, row.quality) for row in ground.known(meter)]
+    assert len({reason for _, _, reason in refused}) > 5
+    assert len(rows) >= len(fuzzed) > 200
+    found = [(row.ts, row.value, row.quality) for row in either.known(meter)]
     assert found == sorted((ts, value, quality) for ts, (value, quality) in rows.items())
 
 

@@ -210,37 +210,37 @@ def jump(clock: Path, seconds: float) -> None:
     fresh.replace(clock)
 
 
-def test_the_workers_clock_jumps(durable: Ground, clock: Path) -> None:
+def test_the_workers_clock_jumps(either: Ground, clock: Path) -> None:
     """Wall time is only ever a reading's ``received_at``: no reading is lost, no batch waits for the clock to return.
 
     A clock that fell behind a device's by more than the tolerance refuses what is in truth of now; that is kept in
     ``raw.rejected`` with its bytes. After the jump a later message may have been "received" earlier than the one before
     it; the latest revision is still the one that came last.
     """
-    topic, device = durable.meter(), durable.device()
-    worker = durable.worker(program=[JUMPING, "w1", str(clock)])
+    topic, device = either.meter(), either.device()
+    worker = either.worker(program=[JUMPING, "w1", str(clock)])
     ahead, behind = 90 * 86_400.0, -4 * 3_600.0
     for part, seconds in enumerate([0.0, ahead, behind, 0.0]):
         jump(clock, seconds)
         for number in range(part * 100, part * 100 + 100):
-            device.send(topic, durable.said(number), number)
-        device.send(topic, durable.said(1_000, part), ("corrected", part))
+            device.send(topic, either.said(number), number)
+        device.send(topic, either.said(1_000, part), ("corrected", part))
         device.flush()
-        durable.until(lambda part=part: durable.count(topic) == (part + 1) * 101)
+        either.until(lambda part=part: either.count(topic) == (part + 1) * 101)
     jump(clock, behind)
     now = datetime.now(UTC).isoformat()
-    device.send(topic, durable.said(0, timestamp=now), "refused")
+    device.send(topic, either.said(0, timestamp=now), "refused")
     device.flush()
-    durable.until(lambda: durable.reject_count(topic.device_id) == 1)
+    either.until(lambda: either.reject_count(topic.device_id) == 1)
     assert worker.stop()["rejected"] == 1
-    ((reason, _, payload),) = durable.rejects(topic.device_id)
-    assert (reason, payload) == ("future_timestamp", durable.said(0, timestamp=now))
-    rows = durable.rows(topic)
-    assert [row for row in rows if row.number < 1_000] == durable.once(range(400))
+    ((reason, _, payload),) = either.rejects(topic.device_id)
+    assert (reason, payload) == ("future_timestamp", either.said(0, timestamp=now))
+    rows = either.rows(topic)
+    assert [row for row in rows if row.number < 1_000] == either.once(range(400))
     corrected = [(row.value, row.revision) for row in rows if row.number == 1_000]
     assert corrected == [(0.0, 1), (1.0, 2), (2.0, 3), (3.0, 4)]
-    began, end = durable.at(1_000), durable.at(1_001)
-    with durable.engine.connect() as connection:
+    began, end = either.at(1_000), either.at(1_001)
+    with either.engine.connect() as connection:
 
         def known(as_of: datetime | None) -> list[float]:
             found = readings.rows_between(connection, began, end, as_of=as_of, device_ids=[topic.device_id])
@@ -253,58 +253,58 @@ def test_the_workers_clock_jumps(durable: Ground, clock: Path) -> None:
         assert known(now_utc - timedelta(hours=5)) == []
 
 
-def test_a_device_whose_clock_jumps_ahead_is_refused_until_it_is_right_again(ground: Ground) -> None:
+def test_a_device_whose_clock_jumps_ahead_is_refused_until_it_is_right_again(either: Ground) -> None:
     """Its readings are kept with their bytes and the reason; the ones before and after are stored."""
-    topic, device = ground.meter(), ground.device()
-    worker = ground.worker()
-    wrong = [ground.said(n, timestamp=(datetime.now(UTC) + timedelta(days=1 + n)).isoformat()) for n in range(20)]
+    topic, device = either.meter(), either.device()
+    worker = either.worker()
+    wrong = [either.said(n, timestamp=(datetime.now(UTC) + timedelta(days=1 + n)).isoformat()) for n in range(20)]
     for number in range(10):
-        device.send(topic, ground.said(number), number)
+        device.send(topic, either.said(number), number)
     for payload in wrong:
         device.send(topic, payload)
     for number in range(10, 20):
-        device.send(topic, ground.said(number), number)
+        device.send(topic, either.said(number), number)
     device.flush()
-    ground.until(lambda: ground.count(topic) == 20)
+    either.until(lambda: either.count(topic) == 20)
     assert worker.stop()["rejected"] == 20
-    assert ground.rows(topic) == ground.once(range(20))
-    assert [(reason, payload) for reason, _, payload in ground.rejects(topic.device_id)] == [
+    assert either.rows(topic) == either.once(range(20))
+    assert [(reason, payload) for reason, _, payload in either.rejects(topic.device_id)] == [
         ("future_timestamp", payload) for payload in wrong
     ]
 
 
-def test_a_burst_of_garbage_holds_up_nobody(durable: Ground) -> None:
+def test_a_burst_of_garbage_holds_up_nobody(either: Ground) -> None:
     """20,000 refusals of every kind, from known and unknown devices, with good readings among them.
 
     Every good reading is stored and every refusal kept, and what was sent amid the burst is known before its end.
     """
-    topic, noisy, quiet = durable.meter(), durable.device(), durable.device()
+    topic, noisy, quiet = either.meter(), either.device(), either.device()
     stranger = topic._replace(device_id=f"X-{topic.device_id}")
     nonsense = topic._replace(metric=" ")
-    worker = durable.worker()
+    worker = either.worker()
     garbage = [
         (topic, b"{", "bad_json"),
-        (topic, durable.said(0, unit="kW"), "bad_unit"),
-        (topic, durable.said(0, quality="fine"), "bad_quality"),
-        (stranger, durable.said(0), "unknown_device"),
-        (nonsense, durable.said(0), "unknown_metric"),
+        (topic, either.said(0, unit="kW"), "bad_unit"),
+        (topic, either.said(0, quality="fine"), "bad_quality"),
+        (stranger, either.said(0), "unknown_device"),
+        (nonsense, either.said(0), "unknown_metric"),
     ]
     good = 100
     for number in range(20_000):
         where, payload, _ = garbage[number % len(garbage)]
         noisy.send(where, payload, ("bad", number))
         if number % 200 == 0:
-            quiet.send(topic, durable.said(number // 200), number // 200)
+            quiet.send(topic, either.said(number // 200), number // 200)
     quiet.flush()
     noisy.flush()
-    durable.until(lambda: durable.reject_count(topic.device_id) == 20_000)
-    durable.until(lambda: durable.count(topic) == good)
+    either.until(lambda: either.reject_count(topic.device_id) == 20_000)
+    either.until(lambda: either.count(topic) == good)
     totals = worker.stop()
     assert (totals["inserted"], totals["rejected"], totals["messages"]) == (good, 20_000, 20_000 + good)
-    assert durable.rows(topic) == durable.once(range(good))
-    kept = durable.rejects(topic.device_id)
+    assert either.rows(topic) == either.once(range(good))
+    kept = either.rejects(topic.device_id)
     assert Counter(reason for reason, _, _ in kept) == {reason: 4_000 for _, _, reason in garbage}
     assert Counter(payload for _, _, payload in kept) == Counter(
         garbage[number % len(garbage)][1] for number in range(20_000)
     )
-    assert durable.refused_after(topic, good // 2) > 0
+    assert either.refused_after(topic, good // 2) > 0
