@@ -30,9 +30,10 @@ def banner(console: Console, running: Sequence[RunningPart]) -> None:
     for part in running:
         console.print(f"  [dim]{part.part:9}[/] {part.kind} {part.version} [dim]{part.url}[/]", soft_wrap=True)
     if running:
+        plain = any(part.kind == "iotcore" for part in running)
+        broker = "the broker has one credential and forgets its sessions, " if plain else ""
         console.print(
-            "  [dim]Embedded parts are for one machine and development: the broker has no access lists, the chain is "
-            "a private one.[/]",
+            f"  [dim]Embedded parts are for one machine and development: {broker}the chain is a private one.[/]",
             soft_wrap=True,
         )
 
