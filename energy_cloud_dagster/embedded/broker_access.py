@@ -187,6 +187,8 @@ class BrokerAccess:
         self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
+        import psycopg
+
         from energy_cloud_dagster.adapters.database import make_engine
 
         try:
@@ -201,9 +203,10 @@ class BrokerAccess:
                     failed = failed and self._resumed()
                     self._follow(connection)
             except Exception as error:  # noqa: BLE001 - the broker goes on with what it knows; say it once
-                if not failed:
+                # at the first start the tables come a moment later
+                if not failed and not isinstance(getattr(error, "orig", None), psycopg.errors.UndefinedTable):
                     log.warning("broker_access_waits", reason=" ".join(str(error).split())[:300])
-                failed = True
+                    failed = True
                 self._stop.wait(RETRY_SECONDS)
         engine.dispose()
 

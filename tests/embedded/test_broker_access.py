@@ -396,9 +396,13 @@ def test_a_lost_database_connection_is_made_anew_and_a_wrong_url_harms_nobody(
     with BrokerAccess(database_url, apply) as access:
         assert access.applied.wait(10)
         with engine.begin() as connection:
-            connection.execute(
-                sa.text("select pg_terminate_backend(pid) from pg_stat_activity where query = 'listen credentials'")
+            mine = (
+                "application_name = 'energy-cloud' and query like '%registry.credential%' and pid <> pg_backend_pid()"
             )
+            ended = connection.execute(
+                sa.text(f"select pg_terminate_backend(pid) from pg_stat_activity where {mine} and state = 'idle'")
+            ).all()
+        assert ended
         with engine.begin() as connection:
             credentials.issue(connection, registered, datetime.now(UTC))
         await_true(lambda: registered in seen[-1], 10)

@@ -3,17 +3,24 @@ from __future__ import annotations
 import json
 import socket
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from pydantic import SecretStr
 
+from energy_cloud_dagster.adapters import credentials, registry
+from energy_cloud_dagster.adapters.database import make_engine, upgrade
 from energy_cloud_dagster.domain.errors import ChainUnavailable, Conflict, Misconfigured
+from energy_cloud_dagster.embedded.broker import find_mosquitto
 from energy_cloud_dagster.embedded.chain import EmbeddedChain
 from energy_cloud_dagster.embedded.claims import accepts, free_port
 from energy_cloud_dagster.embedded.parts import EmbeddedParts, child_environment
+from energy_cloud_dagster.sample_data.community import SEOUL_COMMUNITY
 from energy_cloud_dagster.settings import Settings, load_settings
+
+from .conftest import await_true
 
 RUN = """
 import logging, sys, time
@@ -139,3 +146,30 @@ def test_settings_reach_a_child_unchanged(folder: Path, monkeypatch: pytest.Monk
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert load_settings(_env_file=None) == given.model_copy(update={"tag_map": Path("tags.toml").absolute()})
+
+
+@pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
+def test_a_device_that_is_registered_while_all_runs_is_let_in_and_shut_out(folder: Path) -> None:
+    given = settings_of(folder / "home", chain_rpc_url="http://chain:8545", chain_private_key=SecretStr("0x01"))
+    parts = EmbeddedParts(given)
+    with parts as settings:
+        url = settings.database_url.get_secret_value()
+        upgrade(url)  # only now has it tables
+        with make_engine(url).begin() as connection:
+            registry.seed(connection, SEOUL_COMMUNITY, datetime.now(UTC), demo_key="test")
+            token = credentials.issue(connection, "SM-001", datetime.now(UTC))
+        await_true(lambda: code_of(given.port("mqtt"), "SM-001", token) == 0)
+        with make_engine(url).begin() as connection:
+            credentials.revoke(connection, "SM-001", datetime.now(UTC))
+        await_true(lambda: code_of(given.port("mqtt"), "SM-001", token) == 5, 5)
+        assert f"mqtts://localhost:{given.port('mqtts')}" in parts.running[1].url
+        assert accepts(given.port("mqtts"))
+
+
+def code_of(port: int, user: str, password: str) -> int:
+    """The broker's answer to an MQTT 3.1.1 login: 0 in, 5 not authorised."""
+    fields = (f"{user}-{port}", user, password)
+    body = b"\x00\x04MQTT\x04\xc2\x00\x0a" + b"".join(len(one).to_bytes(2) + one.encode() for one in fields)
+    with socket.create_connection(("127.0.0.1", port), timeout=5.0) as connection:
+        connection.sendall(b"\x10" + bytes([len(body)]) + body)
+        return connection.recv(4)[3]
