@@ -181,7 +181,7 @@ def broker_files(
     ENERGY_CLOUD_MQTT_PASSWORD is the password of the platform's own clients there. Write the files again after each
     change of a credential and have mosquitto read them again: it keeps the connections of all others.
 
-    Example: ENERGY_CLOUD_MQTT_PASSWORD=… energy-cloud device broker-files /etc/mosquitto/energy-cloud
+    Example: energy-cloud device broker-files /etc/mosquitto/energy-cloud
     """
     from energy_cloud_dagster.adapters import credentials
     from energy_cloud_dagster.domain.readings.names import PLATFORM_USER
