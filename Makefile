@@ -12,6 +12,7 @@ READY := .venv/.ready
 export UV_PROJECT_ENVIRONMENT := .venv
 
 HOURS ?= 24
+WORKERS ?= 2
 PYTEST ?=
 ARGS ?=
 
@@ -26,8 +27,8 @@ demo: $(READY) ## Run the main job once, on embedded parts and measured data (HO
 up: $(READY) ## Start everything and stay: parts, ingest, fleet, Dagster, API
 	@exec $(BIN)/energy-cloud up $(ARGS)
 
-test: $(READY) ## Run all tests, with branch coverage (PYTEST="-k market" adds options)
-	@$(BIN)/pytest --cov --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
+test: $(READY) ## Run all tests, with branch coverage (WORKERS=2; PYTEST="-k market" adds options)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
 
 check: $(READY) ## Format, lint, types, import rules: all of them, then the verdict
 	@failed=; \

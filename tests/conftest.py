@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 NO_SKIPS = os.environ.get("ENERGY_CLOUD_TEST_NO_SKIPS") == "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where workers share the tests, what shares a costly fixture of the session."""
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent)
+        folder = file.parts[0]
+        uses = getattr(item, "fixturenames", ())
+        group = "pipeline" if "finished_pipeline" in uses else folder if folder in {"api", "cli"} else str(file)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     return _not_skipped((yield))
