@@ -136,7 +136,9 @@ def upgrade() -> None:
         sa.Column("device_id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False, comment="command or config, which is also the topic's last level"),
         sa.Column("topic", sa.Text(), nullable=False),
-        sa.Column("payload", JSONB(), nullable=False, comment="The document that is published; a config is signed then"),
+        sa.Column(
+            "payload", JSONB(), nullable=False, comment="The document that is published; a config is signed then"
+        ),
         sa.Column("version", sa.Integer(), nullable=True, comment="Of a config: 1, 2 … by device"),
         sa.Column("state", sa.Text(), nullable=False, comment="queued, sent, accepted, done, rejected or expired"),
         sa.Column("reason", sa.Text(), nullable=True, comment="Why it was rejected or expired"),
