@@ -125,6 +125,7 @@ def _live(settings: Settings, plant_port: int | None, since: datetime | None) ->
         state_file=settings.home / "fleet.json",
         plant_port=plant_port,
         since=since.replace(tzinfo=UTC) if since else None,
+        mqtt_ca=settings.mqtt_ca,
     )
     run_live(options, ready=lambda url: typer.echo(f"READY {url or settings.mqtt_url}"))
 
@@ -192,7 +193,7 @@ def _replay(
     password = settings.mqtt_password.get_secret_value()
     with (
         stop_on_signals(stop),
-        FleetClient(settings.mqtt_url, settings.mqtt_username, password) as client,
+        FleetClient(settings.mqtt_url, settings.mqtt_username, password, ca=settings.mqtt_ca) as client,
         Stages(plain_console(stderr=quiet)).stage("Replay", _expected(fleet, span)) as progress,
     ):
         return play(

@@ -62,6 +62,7 @@ class FleetOptions:
     simulated_receipt: bool = False
     community: plain.Community = plain.SEOUL_COMMUNITY
     tokens: Mapping[str, str] = field(default_factory=dict)
+    mqtt_ca: Path | None = None
 
     @property
     def devices_file(self) -> Path:
@@ -168,6 +169,7 @@ class _Fleet:
             cancelled=self.stop.is_set,
             topics=topics,
             heard=heard,
+            ca=self.options.mqtt_ca,
         )
 
     async def obey(self) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -43,7 +44,7 @@ class FleetClient:
 
     A broken connection is made again and unacknowledged messages are sent again. Use it as a context manager; one
     thread publishes. ``topics`` are subscribed to, at QoS 1, and their messages handed to ``heard`` on a thread of the
-    client's own.
+    client's own. ``ca`` is the authority of an mqtts:// broker (None: those of the system).
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class FleetClient:
         cancelled: Callable[[], bool] = lambda: False,
         topics: Sequence[str] = (),
         heard: Callable[[str, bytes], None] = lambda _topic, _payload: None,
+        ca: Path | None = None,
     ) -> None:
-        self._broker = Broker.of(url, username, password)
+        self._broker = Broker.of(url, username, password, ca)
         self._stall_seconds = stall_seconds
         self._cancelled = cancelled
         self._window = window
@@ -75,7 +77,7 @@ class FleetClient:
         if username:
             self._client.username_pw_set(username, password)
         if self._broker.tls:
-            self._client.tls_set()
+            self._client.tls_set(str(ca) if ca else None)
         self._client.max_inflight_messages_set(window)
         self._client.max_queued_messages_set(0)
         self._client.reconnect_delay_set(1, 10)

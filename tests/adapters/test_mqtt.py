@@ -14,6 +14,7 @@ from energy_cloud_dagster.adapters.mqtt import Broker, Consumer, Received
 from energy_cloud_dagster.adapters.mqtt_bulk import Frame
 from energy_cloud_dagster.embedded.broker import EmbeddedBroker, find_mosquitto
 from energy_cloud_dagster.embedded.claims import free_port
+from energy_cloud_dagster.services.mqtt_fleet import FleetClient
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,13 @@ def test_a_broker_may_be_reached_over_tls(mosquitto: EmbeddedBroker) -> None:
         taken = take(consumer, 100)
         assert [message.payload for message in taken] == payloads
         assert consumer.ack(taken) == 100
+    # There a user name is the client id: one client of it at a time.
+    with FleetClient(
+        f"mqtts://127.0.0.1:{mosquitto.mqtts_port}", mosquitto.username, mosquitto.password, ca=mosquitto.ca
+    ) as fleet:
+        fleet.publish(topic, b"1")
+        fleet.flush()
+        assert fleet.acknowledged == 1
 
 
 def test_what_waits_for_its_acknowledgement_outlives_the_broker(home: Path) -> None:
