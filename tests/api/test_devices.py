@@ -120,3 +120,14 @@ def test_what_rests_on_a_device_keeps_it(operator: Client) -> None:
     assert "has readings and stays registered" in answer.json()["detail"]
     for act in (("DELETE", "/v1/devices/none"), ("POST", "/v1/devices/none/token"), ("DELETE", "/v1/devices/no/token")):
         assert operator(*act).status_code == 404
+
+
+def test_a_registration_that_is_repeated_under_its_key_is_done_once(operator: Client) -> None:
+    document = NEW | {"id": "SM-KEYED"}
+    keyed = {"Idempotency-Key": "register SM-KEYED"}
+    first, again = (operator("POST", "/v1/devices", json=document, headers=keyed) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.headers["Location"] == first.headers["Location"] == "/v1/devices/SM-KEYED"
+    assert operator("DELETE", "/v1/devices/SM-KEYED").status_code == 204

@@ -12,6 +12,7 @@ from pydantic import Field
 from energy_cloud_dagster.adapters import credentials, devices, registry
 from energy_cloud_dagster.adapters.devices import Registered, SeriesSpec
 from energy_cloud_dagster.api.context import Shared
+from energy_cloud_dagster.api.idempotency import Writing
 from energy_cloud_dagster.api.paging import Paged
 from energy_cloud_dagster.api.security import Caller, needs, utc_now
 from energy_cloud_dagster.api.values import Document, Page, absent
@@ -110,27 +111,29 @@ def list_devices(
     return Page(items=[_document(each) for each in kept], next_cursor=cursor)
 
 
-@router.post("", summary="Register a device", status_code=201)
+@router.post("", summary="Register a device", status_code=201, response_model=DeviceDocument)
 @needs("devices:write")
-def add_device(wanted: NewDevice, context: Shared, response: Response) -> DeviceDocument:
+def add_device(wanted: NewDevice, context: Shared, writing: Writing) -> Response:
     """Register a device with its series; one that was registered on first sight becomes verified.
 
     It has no token yet: `POST /v1/devices/{id}/token` hands one out.
     """
     with context.engine.begin() as connection:
-        made = devices.add(
-            connection,
-            wanted.id,
-            wanted.region,
-            wanted.type,
-            utc_now(),
-            customer_class=wanted.customer_class,
-            participant_id=wanted.participant_id,
-            interval_minutes=wanted.interval_minutes,
-            measures=[SeriesSpec(each.metric, each.unit, each.role) for each in wanted.series],
-        )
-    response.headers["Location"] = f"{router.prefix}/{quote(wanted.id)}"
-    return _document(made)
+        if (answer := writing.answered(connection)) is None:
+            made = devices.add(
+                connection,
+                wanted.id,
+                wanted.region,
+                wanted.type,
+                utc_now(),
+                customer_class=wanted.customer_class,
+                participant_id=wanted.participant_id,
+                interval_minutes=wanted.interval_minutes,
+                measures=[SeriesSpec(each.metric, each.unit, each.role) for each in wanted.series],
+            )
+            answer = writing.keep(connection, 201, _document(made).model_dump_json(by_alias=True).encode())
+    answer.headers["Location"] = f"{router.prefix}/{quote(wanted.id)}"
+    return answer
 
 
 @router.get("/{id}", summary="One device")
