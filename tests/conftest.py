@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NO_SKIPS = os.environ.get("ENERGY_CLOUD_TEST_NO_SKIPS") == "1"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where workers share the tests, what shares a costly fixture of the session."""
     for item in items:

@@ -56,7 +56,8 @@ def stay(settings: Settings, console: Console) -> None:
     from energy_cloud_dagster.adapters.database import make_engine
     from energy_cloud_dagster.cli import attached, bringup, pipeline, report
 
-    _on_signals(_interrupt)
+    interruption = _Interruption()
+    _on_signals(interruption)
     now = datetime.now(UTC)
     passwords = bringup.prepare(settings, now)
     report.credentials(console, passwords)
@@ -69,13 +70,7 @@ def stay(settings: Settings, console: Console) -> None:
     opcua = f"opc.tcp://127.0.0.1:{plant_port}/energy-cloud/"
     waves = _children(settings, plant_port, opcua, since)
     if not begun:
-        stages = Stages(console)
-        with stages.stage("First start: load eight weeks of history", bringup.HISTORY.days) as progress:
-            bringup.load_history(settings, first - bringup.HISTORY, since, progress)
-        with stages.stage("Validate it and build its marts"):
-            pipeline.validate_history(first - bringup.HISTORY, first)
-        with stages.stage("Fit the load model"), pipeline.instance() as instance:
-            pipeline.fit_day(instance, (first - timedelta(days=1)).replace(hour=0))
+        _begin(settings, console, first, since, interruption)
         with engine.begin() as connection:
             registry.start_operating(connection, settings.region, first)
     engine.dispose()
@@ -90,6 +85,7 @@ def stay(settings: Settings, console: Console) -> None:
                 child.start()
             for child, ready in wave:
                 child.wait_until_ready(ready, timeout=_READY_SECONDS)
+                interruption.check()
                 console.print(f"[green]✓[/] {child.name} [dim]{child.log}[/]", soft_wrap=True)
         host = settings.bind_host
         console.print(f"API      http://{host}:{settings.port('api')}/docs", soft_wrap=True)
@@ -102,6 +98,21 @@ def stay(settings: Settings, console: Console) -> None:
         sys.stdout.flush()
         _watch(stop, settings, children, console)
         console.print("Stopping ...")
+
+
+def _begin(settings: Settings, console: Console, first: datetime, since: datetime, interruption: _Interruption) -> None:
+    """Load what was measured up to ``since``, validate it up to ``first``, and fit the first model."""
+    from energy_cloud_dagster.cli import bringup, pipeline
+
+    stages = Stages(console)
+    with stages.stage("First start: load eight weeks of history", bringup.HISTORY.days) as progress:
+        bringup.load_history(settings, first - bringup.HISTORY, since, interruption.checked(progress))
+    with stages.stage("Validate it and build its marts"):
+        pipeline.validate_history(first - bringup.HISTORY, first)
+    interruption.check()
+    with stages.stage("Fit the load model"), pipeline.instance() as instance:
+        pipeline.fit_day(instance, (first - timedelta(days=1)).replace(hour=0))
+    interruption.check()
 
 
 def _children(
@@ -211,5 +222,28 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, handler)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+class _Interruption:
+    """Raises KeyboardInterrupt where a signal finds the program, and again at the next ``check``.
+
+    Python drops what a handler raises within a destructor or a callback of a C library.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def checked(self, progress: Callable[[int], None]) -> Callable[[int], None]:
+        """Return ``progress`` with a check at each call."""
+
+        def advance(done: int) -> None:
+            self.check()
+            progress(done)
+
+        return advance

@@ -17,7 +17,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 @pytest.fixture
 def seeded(connection: sa.Connection) -> sa.Connection:
     for table in reversed(participant.metadata.sorted_tables):
-        if table.schema == "registry":
+        if table.schema == "registry" or table.name in {"command", "command_event"}:
             connection.execute(sa.delete(table))
     registry.seed(connection, community(), NOW, account_of=lambda each: f"0x{each}", demo_key="demo")
     return connection

@@ -47,7 +47,7 @@ PASSWORD = "correct horse battery"
 SECRET = "a secret of thirty-two characters or more"
 #: The hour before this one: a VPP's state is judged by the clock, and meters count as long as they are not far behind.
 T0 = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-PATIENCE = 20.0
+PATIENCE = 60.0
 PATH = "/v1/energy/real-time"
 
 

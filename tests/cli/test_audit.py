@@ -71,6 +71,8 @@ def tampered(running: Running) -> Iterator[Callable[[str], str]]:
     server = running.settings.database_url.get_secret_value()
 
     def tamper(statement: str) -> str:
+        # whoever follows the credentials comes back seconds later
+        _copy(server, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = 'energy_cloud'")
         _copy(server, "create database tampered template energy_cloud")
         url = server.replace("/energy_cloud?", "/tampered?")
         assert url != server
@@ -81,7 +83,7 @@ def tampered(running: Running) -> Iterator[Callable[[str], str]]:
         return url
 
     yield tamper
-    _copy(server, "drop database tampered (force)")
+    _copy(server, "drop database if exists tampered (force)")
 
 
 def _copy(server: str, statement: str) -> None:

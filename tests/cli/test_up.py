@@ -90,7 +90,16 @@ def test_it_prints_its_addresses_and_says_ready(up: tuple[Home, Started]) -> Non
     assert "First start: load eight weeks of history ..." in lines
     assert f"API      http://127.0.0.1:{home.ports}/docs" in lines
     assert f"Dagster  http://127.0.0.1:{home.ports + 1}" in lines
-    for child in ("ingest", "simulate", "scada", "serve", "dagster-code", "dagster-webserver", "dagster-daemon"):
+    for child in (
+        "ingest",
+        "outbox",
+        "simulate",
+        "scada",
+        "serve",
+        "dagster-code",
+        "dagster-webserver",
+        "dagster-daemon",
+    ):
         assert any(line.startswith(f"✓ {child} ") for line in lines), started.printed
     assert PASSWORD not in started.printed
 
@@ -108,7 +117,7 @@ def test_dagster_shows_schedules_and_sensors_running(up: tuple[Home, Started]) -
     home, _ = up
     assert "<title" in httpx.get(f"http://127.0.0.1:{home.ports + 1}/", timeout=60).text
     assert automation(home) == dict.fromkeys(
-        ("hourly_tick", "daily_fit", "late_readings", "chain_receipts", "failed_runs"), "RUNNING"
+        ("hourly_tick", "daily_fit", "data_life_daily", "late_readings", "chain_receipts", "failed_runs"), "RUNNING"
     )
 
 
@@ -131,7 +140,9 @@ def test_other_commands_find_what_runs(up: tuple[Home, Started], demo: Demo) -> 
     assert verified.returncode == 0, verified.stderr
     assert all(step["ok"] for step in json.loads(verified.stdout)[settled[0]])
     listed = home.run("user", "list", "--json")
-    assert [one["username"] for one in json.loads(listed.stdout)] == ["admin"]
+    assert {one["username"] for one in json.loads(listed.stdout)} == {
+        "admin", "operator", "trader", "auditor", "viewer", "SM-001"
+    }  # fmt: skip
 
 
 def test_killed_within_a_run_and_started_again_it_finishes_that_hour(up: tuple[Home, Started]) -> None:
@@ -220,7 +231,7 @@ def test_every_port_of_a_process_is_checked(demo: Demo, tmp_path: Path, offset: 
     with socket.create_server(("127.0.0.1", base + offset)), pytest.raises(Misconfigured, match=says):
         _children(settings, base + 4, "opc.tcp://127.0.0.1", now)
     first, second = _children(settings, base + 4, "opc.tcp://127.0.0.1", now)
-    assert [child.name for child, _ in first] == ["ingest", "simulate", "scada", "serve", "dagster-code"]
+    assert [child.name for child, _ in first] == ["ingest", "outbox", "simulate", "scada", "serve", "dagster-code"]
     assert [child.name for child, _ in second] == ["dagster-webserver", "dagster-daemon"]
 
 

@@ -183,12 +183,11 @@ def test_a_reset_register_falls_to_zero_and_counts_on(share: float, seed: int) -
         assert set(struck) <= days
         assert len(struck) > len(days) / 2
     # Once fallen, it is not set right before midnight.
-    for (device_id, day), zero in struck.items():
-        later = [
-            each.value for each in stream
-            if each.device_id == device_id and each.metric == REGISTER and each.ts.date() == day
+    for key in struck:
+        fallen = [
+            before.value != after.value for before, after in zip(DAYS, stream, strict=True)
+            if before.metric == REGISTER and (before.device_id, before.ts.date()) == key
         ]  # fmt: skip
-        fallen = [value is not None and value < zero for value in later]
         assert fallen == sorted(fallen)
 
 
