@@ -28,7 +28,7 @@ up: $(READY) ## Start everything and stay: parts, ingest, fleet, Dagster, API
 	@exec $(BIN)/energy-cloud up $(ARGS)
 
 test: $(READY) ## Run all tests, with branch coverage (WORKERS=2; PYTEST="-k market" adds options)
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --cov --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
 
 check: $(READY) ## Format, lint, types, import rules: all of them, then the verdict
 	@failed=; \

@@ -275,6 +275,7 @@ async def test_totals_follow_the_latest_interval_its_corrections_and_no_older_on
 
 
 async def test_a_new_meter_counts_in_its_class_and_region_without_a_restart(platform: Platform) -> None:
+    platform.put("SM-H08", "consumption", 1.0)
     async with platform.stream("operator", "consumption.*") as stream:
         classes = {"M-RES": "residential", "M-COM": "commercial", "M-IND": "industrial", "M-NONE": None}
         with platform.engine.begin() as connection:
@@ -643,6 +644,7 @@ async def _starve(platform: Platform) -> None:
 
 
 async def test_streams_go_on_after_the_database_was_away(platform: Platform) -> None:
+    platform.put("SM-H09", "consumption", 1.0)
     async with platform.stream("operator", "consumption.seoul") as stream:
         before = await stream.until("consumption.seoul")
         platform.server.stop()
