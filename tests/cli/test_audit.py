@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,7 @@ def tampered(running: Running) -> Iterator[Callable[[str], str]]:
     server = running.settings.database_url.get_secret_value()
 
     def tamper(statement: str) -> str:
-        # whoever follows the credentials comes back seconds later
-        _copy(server, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = 'energy_cloud'")
-        _copy(server, "create database tampered template energy_cloud")
+        _clone(server)
         url = server.replace("/energy_cloud?", "/tampered?")
         assert url != server
         with psycopg.connect(url) as connection:
@@ -84,6 +83,17 @@ def tampered(running: Running) -> Iterator[Callable[[str], str]]:
 
     yield tamper
     _copy(server, "drop database if exists tampered (force)")
+
+
+def _clone(server: str) -> None:
+    """Copy the database; who follows its credentials is sent away, and comes back some time later."""
+    deadline = time.monotonic() + 30
+    while True:
+        _copy(server, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = 'energy_cloud'")
+        try:
+            return _copy(server, "create database tampered template energy_cloud")
+        except psycopg.errors.ObjectInUse:
+            assert time.monotonic() < deadline
 
 
 def _copy(server: str, statement: str) -> None:
