@@ -24,17 +24,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from energy_cloud_dagster.adapters.mqtt import Broker
-from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured
 
 log = structlog.get_logger()
 
 ACKNOWLEDGEMENTS: Final = "energy-cloud/+/+/+/ack"
-_KEEPALIVE_SECONDS: Final = 30
-_CONNECT_SECONDS: Final = 10.0
 _PUBLISH_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.2
 _WINDOW: Final = 200
-_REFUSED_LOGIN: Final = {"Bad user name or password", "Not authorized"}
 
 
 class Heard(NamedTuple):
@@ -77,10 +73,7 @@ class DeviceLink:
             manual_ack=True,
             reconnect_on_failure=False,
         )
-        if broker.username:
-            self._client.username_pw_set(broker.username, broker.password)
-        if broker.tls:
-            self._client.tls_set(str(broker.ca) if broker.ca else None)
+        broker.prepare(self._client)
         self._client.max_inflight_messages_set(_WINDOW)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
@@ -90,24 +83,10 @@ class DeviceLink:
     def __enter__(self) -> Self:
         """Connect and subscribe; raises ``BrokerUnavailable`` or, for a refused login, ``Misconfigured``."""
         try:
-            self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_SECONDS)
-        except OSError as error:
-            raise BrokerUnavailable(
-                f"the MQTT broker {self._broker} does not answer ({error}); start it or correct ENERGY_CLOUD_MQTT_URL"
-            ) from None
-        self._client.loop_start()
-        ready = self._subscribed.wait(_CONNECT_SECONDS)
-        if not ready or self._failure is not None:
+            self._broker.enter(self._client, self._topic, self._subscribed, lambda: self._failure)
+        except BaseException:
             self.close()
-            if self._failure in _REFUSED_LOGIN:
-                raise Misconfigured(
-                    f"the MQTT broker {self._broker} refused the login; correct ENERGY_CLOUD_MQTT_USERNAME and "
-                    "ENERGY_CLOUD_MQTT_PASSWORD"
-                )
-            raise BrokerUnavailable(
-                f"the MQTT broker {self._broker} did not take the subscription to {self._topic}: "
-                f"{self._failure or 'no answer'}"
-            )
+            raise
         return self
 
     def __exit__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +67,38 @@ class Broker:
         tls = parts.scheme == "mqtts"
         return cls(parts.hostname, port or (8883 if tls else 1883), tls, username, password, ca)
 
+    def prepare(self, client: mqtt.Client) -> None:
+        """Give ``client`` our login and, for mqtts://, the authority to trust."""
+        if self.username:
+            client.username_pw_set(self.username, self.password)
+        if self.tls:
+            client.tls_set(str(self.ca) if self.ca else None)
+
+    def enter(
+        self, client: mqtt.Client, topic: str, subscribed: threading.Event, failure: Callable[[], str | None]
+    ) -> None:
+        """Connect ``client`` and wait until its callbacks have ``subscribed`` to ``topic`` or know a ``failure``.
+
+        Raises ``BrokerUnavailable`` or, for a refused login, ``Misconfigured``; the client's loop may run then.
+        """
+        try:
+            client.connect(self.host, self.port, _KEEPALIVE_SECONDS)
+        except OSError as error:
+            raise BrokerUnavailable(
+                f"the MQTT broker {self} does not answer ({error}); start it or correct ENERGY_CLOUD_MQTT_URL"
+            ) from None
+        client.loop_start()
+        if subscribed.wait(_CONNECT_SECONDS) and failure() is None:
+            return
+        if failure() in _REFUSED_LOGIN:
+            raise Misconfigured(
+                f"the MQTT broker {self} refused the login; correct ENERGY_CLOUD_MQTT_USERNAME and "
+                "ENERGY_CLOUD_MQTT_PASSWORD"
+            )
+        raise BrokerUnavailable(
+            f"the MQTT broker {self} did not take the subscription to {topic}: {failure() or 'no answer'}"
+        )
+
     def __str__(self) -> str:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
@@ -115,10 +148,7 @@ class Consumer:
         self._client = BulkClient(
             client_id, self._on_frames, lambda: len(self._queue) < queue_size and self._bytes < QUEUE_BYTES
         )
-        if broker.username:
-            self._client.username_pw_set(broker.username, broker.password)
-        if broker.tls:
-            self._client.tls_set(str(broker.ca) if broker.ca else None)
+        broker.prepare(self._client)
         self._client.reconnect_delay_set(1, 30)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
@@ -127,24 +157,10 @@ class Consumer:
     def __enter__(self) -> Self:
         """Connect and subscribe; raises ``BrokerUnavailable`` or, for a refused login, ``Misconfigured``."""
         try:
-            self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_SECONDS)
-        except OSError as error:
-            raise BrokerUnavailable(
-                f"the MQTT broker {self._broker} does not answer ({error}); start it or correct ENERGY_CLOUD_MQTT_URL"
-            ) from None
-        self._client.loop_start()
-        ready = self._subscribed.wait(_CONNECT_SECONDS)
-        if not ready or self._failure is not None:
+            self._broker.enter(self._client, self._topic, self._subscribed, lambda: self._failure)
+        except BaseException:
             self.close()
-            if self._failure in _REFUSED_LOGIN:
-                raise Misconfigured(
-                    f"the MQTT broker {self._broker} refused the login; correct ENERGY_CLOUD_MQTT_USERNAME and "
-                    "ENERGY_CLOUD_MQTT_PASSWORD"
-                )
-            raise BrokerUnavailable(
-                f"the MQTT broker {self._broker} did not take the subscription to {self._topic}: "
-                f"{self._failure or 'no answer'}"
-            )
+            raise
         return self
 
     def __exit__(

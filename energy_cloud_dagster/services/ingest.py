@@ -6,15 +6,11 @@ that was acknowledged: the broker sends the rest again, and repetitions are abso
 
 from __future__ import annotations
 
-import fcntl
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Final, Literal
 
 import psycopg
@@ -26,7 +22,7 @@ from energy_cloud_dagster.adapters.mqtt import SHARED_SUBSCRIPTION, Broker, Cons
 from energy_cloud_dagster.adapters.readings import RejectRow
 from energy_cloud_dagster.domain.errors import Misconfigured, PartUnavailable, Rejected
 from energy_cloud_dagster.domain.readings import SUBSCRIPTION, ReadingRow, Rules, decode_readings
-from energy_cloud_dagster.services.processes import stop_on_signals
+from energy_cloud_dagster.services.processes import session_name, stop_on_signals
 from energy_cloud_dagster.services.routing import Routes
 from energy_cloud_dagster.services.storing import Writer
 from energy_cloud_dagster.settings import Settings
@@ -163,24 +159,6 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-@contextmanager
-def worker_name(home: Path) -> Iterator[str]:
-    """Yield a client id for this worker: the lowest number that no other worker of this home uses.
-
-    A worker that is started again after a kill so finds the session, and the messages, of the killed one.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 1_000):
-        with (home / f"ingest-{number}.lock").open("a") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            yield f"energy-cloud-ingest-{socket.gethostname()}-{number}"
-            return
-    raise Misconfigured(f"a thousand ingest workers hold locks under {home}; give this one a name of its own")
-
-
 def run(
     settings: Settings,
     *,
@@ -201,8 +179,7 @@ def run(
     if not settings.mqtt_shared:
         topic, former = former, topic
     engine = database.make_engine(settings.database_url.get_secret_value(), pool_size=1)
-    names = nullcontext(client_id) if client_id else worker_name(settings.home)
-    with stop_on_signals(stop), names as name:
+    with stop_on_signals(stop), session_name(settings.home, "ingest", client_id) as name:
         Writer(engine, stop).until_committed(database.require_current)
         while not stop.is_set():
             try:

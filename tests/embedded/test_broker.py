@@ -200,7 +200,10 @@ def test_mosquitto_runs_as_root_in_the_folder_of_another(folder: Path) -> None:
         os.chown(folder / "broker", 65534, 65534)
     server = EmbeddedBroker(folder / "broker", prefer="mosquitto")
     server.start()
-    server.stop()
+    try:
+        assert server._lets_us_in()
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(

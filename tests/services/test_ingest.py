@@ -27,7 +27,7 @@ from energy_cloud_dagster.adapters.tables import market_registry, reading, regio
 from energy_cloud_dagster.domain.errors import BrokerUnavailable, Misconfigured, Rejected
 from energy_cloud_dagster.domain.readings import Rules, Topic
 from energy_cloud_dagster.embedded.parts import child_environment
-from energy_cloud_dagster.services.ingest import IngestWorker, reject_rows, run, worker_name
+from energy_cloud_dagster.services.ingest import IngestWorker, reject_rows, run
 from energy_cloud_dagster.services.routing import UNKNOWN_SECONDS
 from energy_cloud_dagster.settings import Settings
 
@@ -398,14 +398,6 @@ def test_run_is_ready_once_subscribed(bench: Bench, broker: EmbeddedBroker, home
     )
     totals = run(given, client_id=f"ready-{uuid.uuid4().hex[:8]}", stop=stop, on_ready=stop.set)
     assert totals["inserted"] == 0
-
-
-def test_worker_names_are_the_lowest_that_are_free(tmp_path: Path) -> None:
-    with worker_name(tmp_path) as first, worker_name(tmp_path) as second:
-        assert first.endswith("-1")
-        assert second.endswith("-2")
-    with worker_name(tmp_path) as again:
-        assert again == first
 
 
 def test_a_broker_that_is_not_there_or_refuses_us_is_said_so(broker: EmbeddedBroker) -> None:
