@@ -219,12 +219,10 @@ class Consumer:
         if answer.is_failure:
             self._fail(str(answer))
             return
+        # In this order: what comes in between comes twice and is absorbed, in the other it would be dropped.
+        client.subscribe(self._topic, qos=1)
         if flags.session_present and self._instead_of:
             client.unsubscribe(self._instead_of)
-        client.subscribe(self._topic, qos=1)
-        # A session that lasted holds the subscription, and its broker may answer only after acknowledgements.
-        if flags.session_present:
-            self._subscribed.set()
 
     def _on_subscribe(
         self, _client: mqtt.Client, _data: Any, _mid: int, answers: list[ReasonCode], _properties: Any
@@ -254,6 +252,8 @@ class Consumer:
             Received(names.get(topic) or self._name(topic), payload, received_at, mid, connection)
             for topic, payload, mid in frames
         ]
+        # A broker that first repeats what was not acknowledged may answer the subscription only after that.
+        self._subscribed.set()
         with self._arrival:
             self._queue.extend(received)
             self._bytes += sum([len(frame.payload) for frame in frames])
