@@ -585,7 +585,7 @@ async def test_a_closed_account_s_connection_ends_within_seconds(platform: Platf
     with platform.engine.begin() as connection:
         for name in ("leaver", "mover"):
             accounts.add(connection, name, PASSWORD, "viewer", participant_id="HOME-02")
-    async with platform.stream("leaver", "generation.*") as leaver, platform.stream("mover") as mover:
+    async with platform.stream("leaver", "generation.*") as leaver, platform.stream("mover", "generation.*") as mover:
         with platform.engine.begin() as connection:
             accounts.set_disabled(connection, "leaver")
             connection.execute(
