@@ -58,5 +58,5 @@ $(READY): pyproject.toml uv.lock | $(if $(ON_PATH),,.uv/bin/uv)
 	@python="$${PYTHON:-$${UV_PYTHON:-$$(tools/find-python)}}"; \
 	if [ -n "$$python" ]; then export UV_PYTHON="$$python"; else \
 	  echo "No Python 3.12 or 3.13 was found on this machine: uv downloads one."; fi; \
-	$(UV) sync --frozen --extra embedded --compile-bytecode
+	$(UV) sync --frozen --extra embedded --extra lstm --compile-bytecode
 	@touch $@

@@ -58,6 +58,7 @@ def stay(settings: Settings, console: Console) -> None:
 
     interruption = _Interruption()
     _on_signals(interruption)
+    sys.unraisablehook = interruption.dropped
     now = datetime.now(UTC)
     passwords = bringup.prepare(settings, now)
     report.credentials(console, passwords)
@@ -225,11 +226,13 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
 class _Interruption:
     """Raises KeyboardInterrupt where a signal finds the program, and again at the next ``check``.
 
-    Python drops what a handler raises within a destructor or a callback of a C library.
+    Python drops what a handler raises within a destructor or a callback of a C library, and prints its traceback:
+    ``dropped``, as ``sys.unraisablehook``, does not.
     """
 
     def __init__(self) -> None:
         self._asked = False
+        self._print_unraisable = sys.unraisablehook
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         self._asked = True
@@ -238,6 +241,10 @@ class _Interruption:
     def check(self) -> None:
         if self._asked:
             raise KeyboardInterrupt
+
+    def dropped(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if not (self._asked and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            self._print_unraisable(unraisable)
 
     def checked(self, progress: Callable[[int], None]) -> Callable[[int], None]:
         """Return ``progress`` with a check at each call."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from energy_cloud_dagster.cli.up import _children, _watch
+from energy_cloud_dagster.cli.up import _children, _Interruption, _watch
 from energy_cloud_dagster.domain.errors import Misconfigured
 from energy_cloud_dagster.embedded.claims import accepts
 from energy_cloud_dagster.embedded.dagster_home import write_dagster_home
@@ -181,6 +182,25 @@ def test_interrupted_while_it_starts_it_stops_too(make_home: Callable[[], Home])
         assert "Traceback" not in started.printed
         assert "READY" not in started.printed
         home.await_no_process(seconds=5)
+
+
+class _Watched:
+    """Something to hold weakly."""
+
+
+def test_an_interruption_that_python_drops_is_met_at_the_next_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interruption = _Interruption()
+    monkeypatch.setattr(sys, "unraisablehook", interruption.dropped)
+    interruption.check()
+    watched = _Watched()
+    held = weakref.ref(watched, lambda _: interruption(signal.SIGINT, None))
+    del watched
+    assert held() is None
+    assert capsys.readouterr().err == ""
+    with pytest.raises(KeyboardInterrupt):
+        interruption.check()
 
 
 def test_a_process_that_ends_is_named_and_started_again(tmp_path: Path) -> None:
