@@ -14,7 +14,6 @@ from energy_cloud_dagster.assets.forecasts import (
     generation_availability_hourly,
     region_load_forecast_hourly,
     region_load_model_daily,
-    site_forecast_hourly,
 )
 from energy_cloud_dagster.assets.market import market_clearing_hourly
 from energy_cloud_dagster.assets.marts import build_marts
@@ -28,6 +27,7 @@ from energy_cloud_dagster.assets.readings import (
     validated_readings_hourly,
 )
 from energy_cloud_dagster.assets.settlement import settlement_batch_hourly
+from energy_cloud_dagster.assets.sites import site_forecast_hourly
 from energy_cloud_dagster.checks import delivery, readings
 from energy_cloud_dagster.resources import Chain, Database, Dbt
 from energy_cloud_dagster.resources.dbt import manifest_path

@@ -1,6 +1,5 @@
 """What comes next, as known at the hour's now: the region's load, the homes, and what sun and wind will allow."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +8,8 @@ import dagster as dg
 
 from energy_cloud_dagster.adapters import forecasts, marts, registry, vpps
 from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
-from energy_cloud_dagster.assets.histories import by_device, by_participant, region_history
+from energy_cloud_dagster.assets.histories import by_device, region_history
+from energy_cloud_dagster.assets.issued import HORIZON_HOURS, POINT_COLUMNS, described, points_of
 from energy_cloud_dagster.assets.report import (
     DAILY_FRESHNESS,
     OWNER,
@@ -21,7 +21,6 @@ from energy_cloud_dagster.assets.report import (
     picture,
     result,
 )
-from energy_cloud_dagster.domain.audit.canonical import rows_digest
 from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, run_time
 from energy_cloud_dagster.partitions import daily, hours_in
 from energy_cloud_dagster.resources import Database
@@ -32,25 +31,10 @@ if TYPE_CHECKING:
 
     from energy_cloud_dagster.domain.forecasting import Forecast
 
-#: Hours that every forecast and plan looks ahead.
-HORIZON_HOURS: Final = 24
-#: Days of history behind the forecasts of sites, and of resources.
-SITE_DAYS: Final = 14
+#: Days of history behind the forecasts of resources.
 RESOURCE_DAYS: Final = 28
 #: Seed of every stochastic step; the same input gives the same forecast.
 SEED: Final = 14
-
-_POINT_COLUMNS: Final = columns(
-    series_key="What is forecast: region/{id}/load, site/{participant}/load or pv, resource/{vpp}/{id}/availability",
-    issued_at="The now of the forecast: nothing received later was used",
-    model="prophet, seasonal_naive, similar_day, ar1 …",
-    ts="Start of the hour that is forecast",
-    p10="Lower bound of the 80 % band: kWh, or a fraction for an availability",
-    p50="Median: kWh, or a fraction",
-    p90="Upper bound of the 80 % band",
-    chosen="Whether the next stage uses this model",
-    rung="champion, similar_day or persistence: which step of the ladder answered",
-)
 
 
 def load_key(region: str) -> str:
@@ -133,7 +117,7 @@ def region_load_model_daily(context: dg.AssetExecutionContext, database: Databas
     "4_forecasts",
     {"python", "prophet"},
     "forecast.point",
-    _POINT_COLUMNS,
+    POINT_COLUMNS,
     deps=["fct_series__hourly", region_load_model_daily],
 )
 def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
@@ -166,12 +150,12 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
                 timezone,
                 notes=outlook.notes,
             )
-            points = _points(key, now, champion, chosen=True)
+            points = points_of(key, now, champion, chosen=True)
             if not load.empty:
                 beside = seasonal_naive(load, origin=origin, horizon=HORIZON_HOURS, timezone=timezone)
-                points += _points(key, now, beside, chosen=False) if beside.model != champion.model else []
+                points += points_of(key, now, beside, chosen=False) if beside.model != champion.model else []
             forecasts.replace_points(connection, key, now, points)
-        found[hour] = _described(points, [champion])
+        found[hour] = described(points, [champion])
     plot = {} if load.empty else {"plot_of_last_hour": _load_plot(load, champion, beside)}
     return result(context, effort, found, plot)
 
@@ -180,42 +164,7 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
     "4_forecasts",
     {"python"},
     "forecast.point",
-    _POINT_COLUMNS,
-    deps=["fct_series__hourly"],
-)
-def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
-    """Load and PV of every home for the next 24 hours, from similar days."""
-    effort = Effort()
-    with effort.importing():
-        from energy_cloud_dagster.domain.forecasting import site_load, site_pv
-    region = load_settings().region
-    found: dict[datetime, dict[str, Any]] = {}
-    for hour in hours_in(context.partition_time_window):
-        now, origin = run_time(hour), hour + HOUR
-        with database.begin() as connection:
-            timezone = registry.find_region(connection, region).timezone
-            homes = [one for one in registry.participants(connection, region) if one.kind == "prosumer"]
-            rows = marts.history(connection, region, ("load", "pv"), origin - timedelta(days=SITE_DAYS), origin, now)
-            history = by_participant(rows)
-            points: list[IssuedPoint] = []
-            issued = []
-            for home in homes:
-                for role, rule in (("load", site_load), ("pv", site_pv)):
-                    forecast = rule(
-                        history[home.participant_id, role], origin=origin, horizon=HORIZON_HOURS, timezone=timezone
-                    )
-                    issued.append(forecast)
-                    points += _points(f"site/{home.participant_id}/{role}", now, forecast, chosen=True)
-            forecasts.replace_points(connection, "site/", now, points)
-        found[hour] = _described(points, issued)
-    return result(context, effort, found)
-
-
-@hourly_asset(
-    "4_forecasts",
-    {"python"},
-    "forecast.point",
-    _POINT_COLUMNS,
+    POINT_COLUMNS,
     deps=["fct_series__hourly"],
 )
 def generation_availability_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
@@ -246,33 +195,10 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
                     else wind_availability(fraction, origin=origin, horizon=HORIZON_HOURS)
                 )
                 issued.append(forecast)
-                points += _points(availability_key(plant.vpp_id, plant.resource_id), now, forecast, chosen=True)
+                points += points_of(availability_key(plant.vpp_id, plant.resource_id), now, forecast, chosen=True)
             forecasts.replace_points(connection, "resource/", now, points)
-        found[hour] = _described(points, issued)
+        found[hour] = described(points, issued)
     return result(context, effort, found)
-
-
-def _points(key: str, now: datetime, forecast: "Forecast", *, chosen: bool) -> list[IssuedPoint]:
-    return [
-        IssuedPoint(
-            key, now, forecast.model, ts.to_pydatetime(), float(p10), float(p50), float(p90), chosen, forecast.rung
-        )
-        for ts, p10, p50, p90 in zip(forecast.index, forecast.p10, forecast.p50, forecast.p90, strict=True)
-    ]
-
-
-def _described(points: list[IssuedPoint], issued: list["Forecast"]) -> dict[str, Any]:
-    """Return an hour's metadata: rows, digest, rungs, and what the forecasts say about themselves."""
-    rungs: dict[str, int] = defaultdict(int)
-    for forecast in issued:
-        rungs[f"{forecast.model} ({forecast.rung})"] += 1
-    notes = sorted({note for forecast in issued for note in forecast.notes})
-    return {
-        "dagster/partition_row_count": len(points),
-        "forecasts": dict(rungs),
-        "notes": notes[:20],
-        "digest": rows_digest(points),
-    }
 
 
 def _accuracy_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:

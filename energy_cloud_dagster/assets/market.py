@@ -10,7 +10,6 @@ from energy_cloud_dagster.adapters import audit, forecasts, markets, plans, regi
 from energy_cloud_dagster.adapters.evidence import save_steps
 from energy_cloud_dagster.adapters.markets import ClearingRow, OutsidePrice
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
-from energy_cloud_dagster.assets.forecasts import site_forecast_hourly
 from energy_cloud_dagster.assets.report import (
     Effort,
     columns,
@@ -20,6 +19,7 @@ from energy_cloud_dagster.assets.report import (
     picture,
     result,
 )
+from energy_cloud_dagster.assets.sites import site_forecast_hourly
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.audit.evidence import clearing_digest, orders_digest
 from energy_cloud_dagster.domain.intervals import HOUR, delivery_cleared_by, gate_closure, rfc3339
