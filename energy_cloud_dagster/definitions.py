@@ -10,11 +10,8 @@ import dagster as dg
 from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
 from energy_cloud_dagster.assets.evidence import trade_evidence_hourly
-from energy_cloud_dagster.assets.forecasts import (
-    generation_availability_hourly,
-    region_load_forecast_hourly,
-    region_load_model_daily,
-)
+from energy_cloud_dagster.assets.forecasts import region_load_forecast_hourly, region_load_model_daily
+from energy_cloud_dagster.assets.generation import generation_availability_hourly
 from energy_cloud_dagster.assets.market import market_clearing_hourly
 from energy_cloud_dagster.assets.marts import build_marts
 from energy_cloud_dagster.assets.prices import outside_prices_hourly, price_feed

@@ -9,12 +9,8 @@ import sqlalchemy as sa
 from energy_cloud_dagster.adapters import forecasts, markets, plans, registry, vpps
 from energy_cloud_dagster.adapters.plans import PlanRow, SetpointRow
 from energy_cloud_dagster.adapters.vpps import VppResource
-from energy_cloud_dagster.assets.forecasts import (
-    availability_key,
-    generation_availability_hourly,
-    load_key,
-    region_load_forecast_hourly,
-)
+from energy_cloud_dagster.assets.forecasts import load_key, region_load_forecast_hourly
+from energy_cloud_dagster.assets.generation import availability_key, generation_availability_hourly
 from energy_cloud_dagster.assets.issued import HORIZON_HOURS
 from energy_cloud_dagster.assets.prices import outside_prices_hourly
 from energy_cloud_dagster.assets.report import (

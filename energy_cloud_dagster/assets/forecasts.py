@@ -1,4 +1,4 @@
-"""What comes next, as known at the hour's now: the region's load, the homes, and what sun and wind will allow."""
+"""What comes next, as known at the hour's now: the region's load."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from energy_cloud_dagster.adapters import forecasts, marts, registry, vpps
-from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
-from energy_cloud_dagster.assets.histories import by_device, region_history
+from energy_cloud_dagster.adapters import forecasts, registry
+from energy_cloud_dagster.adapters.forecasts import StoredModel
+from energy_cloud_dagster.assets.histories import region_history
 from energy_cloud_dagster.assets.issued import HORIZON_HOURS, POINT_COLUMNS, described, points_of
 from energy_cloud_dagster.assets.report import (
     DAILY_FRESHNESS,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from energy_cloud_dagster.domain.forecasting import Forecast
 
-#: Days of history behind the forecasts of resources.
-RESOURCE_DAYS: Final = 28
 #: Seed of every stochastic step; the same input gives the same forecast.
 SEED: Final = 14
 
@@ -40,11 +38,6 @@ SEED: Final = 14
 def load_key(region: str) -> str:
     """Return the key of a region's load forecast."""
     return f"region/{region}/load"
-
-
-def availability_key(vpp_id: str, resource_id: str) -> str:
-    """Return the key of a resource's availability forecast."""
-    return f"resource/{vpp_id}/{resource_id}/availability"
 
 
 @dg.asset(
@@ -158,47 +151,6 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
         found[hour] = described(points, [champion])
     plot = {} if load.empty else {"plot_of_last_hour": _load_plot(load, champion, beside)}
     return result(context, effort, found, plot)
-
-
-@hourly_asset(
-    "4_forecasts",
-    {"python"},
-    "forecast.point",
-    POINT_COLUMNS,
-    deps=["fct_series__hourly"],
-)
-def generation_availability_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
-    """The fraction of capacity that sun and wind will allow every plant of the VPPs in the next 24 hours."""
-    effort = Effort()
-    with effort.importing():
-        from energy_cloud_dagster.domain.forecasting import solar_availability, wind_availability
-    region = load_settings().region
-    found: dict[datetime, dict[str, Any]] = {}
-    for hour in hours_in(context.partition_time_window):
-        now, origin = run_time(hour), hour + HOUR
-        with database.begin() as connection:
-            timezone = registry.find_region(connection, region).timezone
-            owned = vpps.resources(connection, [one.vpp_id for one in vpps.in_region(connection, region)])
-            plants = [plant for each in owned.values() for plant in each if plant.type in ("solar", "wind")]
-            history = by_device(
-                marts.history(
-                    connection, region, ("solar", "wind"), origin - timedelta(days=RESOURCE_DAYS), origin, now
-                )
-            )
-            points: list[IssuedPoint] = []
-            issued = []
-            for plant in plants:
-                fraction = history[plant.device_id or ""] / plant.capacity_kw
-                forecast = (
-                    solar_availability(fraction, origin=origin, horizon=HORIZON_HOURS, timezone=timezone)
-                    if plant.type == "solar"
-                    else wind_availability(fraction, origin=origin, horizon=HORIZON_HOURS)
-                )
-                issued.append(forecast)
-                points += points_of(availability_key(plant.vpp_id, plant.resource_id), now, forecast, chosen=True)
-            forecasts.replace_points(connection, "resource/", now, points)
-        found[hour] = described(points, issued)
-    return result(context, effort, found)
 
 
 def _accuracy_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
