@@ -303,6 +303,47 @@ forecast_point = sa.Table(
     schema="forecast",
 )
 sa.Index("ix_point_issued_at", forecast_point.c.issued_at)
+selection = sa.Table(
+    "selection",
+    metadata,
+    sa.Column("series_key", sa.Text, primary_key=True, comment="Such as region/seoul/load"),
+    _stamp("decided_at", "As-of time: the models were fitted then, too", key=True),
+    sa.Column("champion", sa.Text, nullable=False, comment="The model that the next stage uses"),
+    sa.Column(
+        "document",
+        JSONB,
+        nullable=False,
+        comment="Scores in the backtest, weights of the ensemble, calibrations, notes",
+    ),
+    schema="forecast",
+    comment="Which model proved best on the series' own last days",
+)
+forecast_accuracy = sa.Table(
+    "accuracy",
+    metadata,
+    sa.Column("series_key", sa.Text, primary_key=True, comment="Such as region/seoul/load"),
+    sa.Column("day", sa.Date, primary_key=True, comment="Local day of the region"),
+    sa.Column(
+        "lead",
+        sa.Text,
+        primary_key=True,
+        comment="day_ahead: as issued at the day's midnight; gate: as known when the market of each hour closed",
+    ),
+    sa.Column("model", sa.Text, primary_key=True, comment="A model, or published: whatever was chosen hour by hour"),
+    sa.Column("hours", sa.Integer, nullable=False, comment="Hours that were compared"),
+    sa.Column("mape", sa.Double, nullable=True, comment="Percent"),
+    sa.Column("mae", sa.Double, nullable=True, comment="kWh per hour"),
+    sa.Column("rmse", sa.Double, nullable=True, comment="kWh per hour"),
+    sa.Column("mase", sa.Double, nullable=True, comment="mae by the mean weekly change before the day"),
+    sa.Column("bias", sa.Double, nullable=True, comment="kWh per hour; positive forecast too much"),
+    sa.Column("pinball", sa.Double, nullable=True, comment="Mean of the three quantiles' losses, kWh"),
+    sa.Column("coverage", sa.Double, nullable=True, comment="Share of hours between P10 and P90"),
+    sa.Column("rungs", JSONB, nullable=False, comment="Hours by model and step of the ladder that answered"),
+    _stamp("scored_at", "As-of time of the comparison"),
+    sa.CheckConstraint("lead in ('day_ahead', 'gate')", name="lead"),
+    schema="forecast",
+    comment="Published forecasts against what was measured, by day",
+)
 
 # -- dispatch
 
