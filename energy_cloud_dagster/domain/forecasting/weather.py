@@ -18,6 +18,8 @@ COOLING_ABOVE: Final = 20.0
 HOT_ABOVE: Final = 28.0
 #: Hours over which a building remembers the weather: the trailing mean beside the hour's own temperature.
 MEMORY_HOURS: Final = 24
+#: Hours of the measured past that an outlook begins with: what models with lags of a week look at.
+PAST_HOURS: Final = 168
 #: How many days back the outlook looks for the same hour.
 OUTLOOK_DAYS: Final = 7
 
@@ -26,8 +28,8 @@ OUTLOOK_DAYS: Final = 7
 class Outlook:
     """Regressors that ``Fitted.predict`` takes, and what they rest on.
 
-    ``regressors`` has the column ``temperature`` (°C) for the 24 measured hours before the origin and the horizon
-    after it; None where nothing is known. ``notes`` belong to every forecast that uses it.
+    ``regressors`` has the column ``temperature`` (°C) for the 168 hours before the origin, NaN where none was measured,
+    and the horizon after it; None where nothing is known. ``notes`` belong to every forecast that uses it.
     """
 
     regressors: pd.DataFrame | None
@@ -53,7 +55,7 @@ def temperature_outlook(history: pd.Series[Any], *, origin: datetime, horizon: i
     notes = ["temperature ahead by diurnal persistence: the last known value of the same hour"]
     if holes:
         notes.append(f"temperature of {holes} of {horizon} hours is the last known value")
-    before = pd.date_range(end=hour_of(origin) - pd.Timedelta(hours=1), periods=MEMORY_HOURS, freq="h")
+    before = pd.date_range(end=hour_of(origin) - pd.Timedelta(hours=1), periods=PAST_HOURS, freq="h")
     values = np.concatenate([value_at(past, before), ahead])
     return Outlook(pd.DataFrame({TEMPERATURE: values}, index=before.append(index)), tuple(notes))
 
