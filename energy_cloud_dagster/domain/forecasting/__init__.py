@@ -11,38 +11,58 @@ from energy_cloud_dagster.domain.forecasting.availability import (
     solar_availability,
     wind_availability,
 )
+from energy_cloud_dagster.domain.forecasting.backtest import Backtest, ModelResult, run_backtest
+from energy_cloud_dagster.domain.forecasting.calendar import holiday_flags, with_holidays
+from energy_cloud_dagster.domain.forecasting.calibration import Calibration, fit_calibration
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast, Model, Rung
 from energy_cloud_dagster.domain.forecasting.ladder import ladder
 from energy_cloud_dagster.domain.forecasting.naive import (
+    DailyNaive,
+    FittedDailyNaive,
     FittedSeasonalNaive,
     SeasonalNaive,
     persistence,
     seasonal_naive,
 )
 from energy_cloud_dagster.domain.forecasting.prophet_model import FittedProphet, ProphetModel
-from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text
+from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text, model_named, models_named
+from energy_cloud_dagster.domain.forecasting.selection import Selection, select
 from energy_cloud_dagster.domain.forecasting.series import hourly
-from energy_cloud_dagster.domain.forecasting.similar_day import similar_day
+from energy_cloud_dagster.domain.forecasting.similar_day import FittedSimilarDay, SimilarDay, similar_day
 from energy_cloud_dagster.domain.forecasting.weather import Outlook, temperature_outlook
 
 __all__ = [
     "Accuracy",
+    "Backtest",
+    "Calibration",
+    "DailyNaive",
     "Fitted",
+    "FittedDailyNaive",
     "FittedProphet",
     "FittedSeasonalNaive",
+    "FittedSimilarDay",
     "Forecast",
     "Model",
+    "ModelResult",
     "Outlook",
     "ProphetModel",
     "Rung",
     "SeasonalNaive",
+    "Selection",
+    "SimilarDay",
     "accuracy",
+    "fit_calibration",
     "fitted_from_text",
     "holdout_accuracy",
+    "holiday_flags",
     "hourly",
     "ladder",
+    "model_named",
+    "models_named",
     "persistence",
+    "run_backtest",
     "seasonal_naive",
+    "select",
     "similar_day",
     "site_load",
     "site_pv",
@@ -50,4 +70,5 @@ __all__ = [
     "temperature_outlook",
     "weekly_scale",
     "wind_availability",
+    "with_holidays",
 ]

@@ -102,7 +102,7 @@ def accuracy(
     )
 
 
-def _regressors_ahead(regressors: pd.DataFrame | None, origin: datetime, horizon: int) -> pd.DataFrame | None:
+def regressors_ahead(regressors: pd.DataFrame | None, origin: datetime, horizon: int) -> pd.DataFrame | None:
     """Return what would have been known: the temperature by its outlook, calendar columns as they are."""
     if regressors is None or TEMPERATURE not in regressors.columns:
         return regressors
@@ -139,7 +139,7 @@ def holdout_accuracy(
             forecasts = []
             for day in range(days):
                 origin = (start + day * DAY).to_pydatetime()
-                ahead = _regressors_ahead(regressors, origin, 24)
+                ahead = regressors_ahead(regressors, origin, 24)
                 forecasts.append(fitted.predict(past[past.index < origin], ahead, origin, 24))
         except InvalidInput:
             continue

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import EnergyCloudError, InvalidInput
-from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast
+from energy_cloud_dagster.domain.forecasting.forecast import Forecast
 from energy_cloud_dagster.domain.forecasting.naive import persistence
 from energy_cloud_dagster.domain.forecasting.series import future_index, hour_of, hourly, hours_of_day
 from energy_cloud_dagster.domain.forecasting.similar_day import SITE_DAYS, similar_day
@@ -18,6 +18,15 @@ from energy_cloud_dagster.domain.forecasting.similar_day import SITE_DAYS, simil
 LOOK_BACK_HOURS: Final = 168
 #: Fewest known hours in the look-back from which a flat line means a stuck meter.
 STUCK_HOURS: Final = 24
+
+
+class Speaker(Protocol):
+    """Whatever answers as a fitted model does."""
+
+    def predict(
+        self, recent: pd.Series[Any], future_regressors: pd.DataFrame | None, origin: datetime, horizon: int
+    ) -> Forecast:
+        """Forecast as ``Fitted.predict`` says."""
 
 
 def _condition(past: pd.Series[float], origin: datetime) -> tuple[tuple[str, ...], bool]:
@@ -40,7 +49,7 @@ def _condition(past: pd.Series[float], origin: datetime) -> tuple[tuple[str, ...
 
 
 def ladder(
-    fitted: Fitted | None,
+    fitted: Speaker | None,
     history: pd.Series[Any],
     future_regressors: pd.DataFrame | None,
     origin: datetime,

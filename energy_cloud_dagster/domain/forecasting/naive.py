@@ -152,6 +152,104 @@ class SeasonalNaive:
         )
 
 
+@dataclass(frozen=True)
+class FittedDailyNaive:
+    """Yesterday's hour with a band by hour of the day."""
+
+    timezone: str
+    train_start: datetime
+    train_end: datetime
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    name: str = "daily_naive"
+    regressors: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return text_digest(self.to_text())
+
+    def predict(
+        self, recent: pd.Series[Any], future_regressors: pd.DataFrame | None, origin: datetime, horizon: int
+    ) -> Forecast:
+        """Forecast as ``Fitted`` says; regressors are not used. An empty ``recent`` raises ``InvalidInput``."""
+        del future_regressors
+        refuse_look_ahead(self.train_end, origin)
+        index = future_index(origin, horizon)
+        past = hourly(recent, before=origin)
+        if past.empty:
+            raise InvalidInput("the daily naive forecast needs at least one known hour before its origin")
+        centre = _lagged(past, index, DAY_HOURS)
+        for days in range(2, 8):
+            back = (np.arange(horizon) // DAY_HOURS + days) * DAY_HOURS
+            centre = np.where(np.isnan(centre), value_at(past, index - pd.to_timedelta(back, unit="h")), centre)
+        holes = int(np.isnan(centre).sum())
+        centre = np.where(np.isnan(centre), past.iloc[-1], centre)
+        hours = hours_of_day(index, self.timezone)
+        return banded(
+            index,
+            centre,
+            centre + np.asarray(self.lower)[hours],
+            centre + np.asarray(self.upper)[hours],
+            model=self.name,
+            rung="champion",
+            notes=(f"{holes} of {horizon} hours take the last known value",) if holes else (),
+            floor=natural_floor(floats(past)),
+        )
+
+    def to_text(self) -> str:
+        """Return canonical JSON."""
+        return canonical_text(
+            {
+                "model": self.name,
+                "format": 1,
+                "timezone": self.timezone,
+                "train_start": self.train_start.isoformat(),
+                "train_end": self.train_end.isoformat(),
+                "lower": self.lower,
+                "upper": self.upper,
+            }
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Return the model that ``to_text`` wrote."""
+        document = parsed_text(text, "daily_naive")
+        return cls(
+            timezone=document["timezone"],
+            train_start=datetime.fromisoformat(document["train_start"]),
+            train_end=datetime.fromisoformat(document["train_end"]),
+            lower=tuple(document["lower"]),
+            upper=tuple(document["upper"]),
+        )
+
+
+@dataclass(frozen=True)
+class DailyNaive:
+    """The value of 24 hours before: hard to beat where days resemble one another more than weeks do."""
+
+    name: str = "daily_naive"
+
+    def fit(
+        self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int
+    ) -> FittedDailyNaive:
+        """Learn the bands from the daily differences; see ``Model``."""
+        del regressors, seed
+        past = hourly(history)
+        if past.empty:
+            raise InvalidInput("the daily naive model needs at least one known hour")
+        values = floats(past)
+        hours = hours_of_day(pd.DatetimeIndex(past.index), timezone)
+        lower, upper = residual_bands(values[DAY_HOURS:] - values[:-DAY_HOURS], hours[DAY_HOURS:])
+        return FittedDailyNaive(
+            timezone=timezone,
+            train_start=past.index[0].to_pydatetime(),
+            train_end=(past.index[-1] + HOUR).to_pydatetime(),
+            lower=tuple(float(value) for value in lower),
+            upper=tuple(float(value) for value in upper),
+        )
+
+
 def seasonal_naive(history: pd.Series[Any], *, origin: datetime, horizon: int, timezone: str) -> Forecast:
     """Fit and predict in one call on the hours before ``origin``; an empty history raises ``InvalidInput``."""
     past = hourly(history, before=origin)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.forecast import Forecast, banded, natural_floor
+from energy_cloud_dagster.domain.forecasting.forecast import (
+    Forecast,
+    banded,
+    canonical_text,
+    natural_floor,
+    parsed_text,
+    refuse_look_ahead,
+    text_digest,
+)
 from energy_cloud_dagster.domain.forecasting.series import (
     Floats,
     Integers,
@@ -117,3 +126,73 @@ def similar_day(
         floor=natural_floor(floats(past)),
         ceiling=ceiling,
     )
+
+
+@dataclass(frozen=True)
+class FittedSimilarDay:
+    """How many days to look back; all else is in the days themselves."""
+
+    timezone: str
+    train_start: datetime
+    train_end: datetime
+    days: int = SITE_DAYS
+    name: str = "similar_day"
+    regressors: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return text_digest(self.to_text())
+
+    def predict(
+        self, recent: pd.Series[Any], future_regressors: pd.DataFrame | None, origin: datetime, horizon: int
+    ) -> Forecast:
+        """Forecast as ``similar_day`` does; regressors are not used."""
+        del future_regressors
+        refuse_look_ahead(self.train_end, origin)
+        made = similar_day(recent, origin=origin, horizon=horizon, timezone=self.timezone, days=self.days)
+        return replace(made, rung="champion")
+
+    def to_text(self) -> str:
+        """Return canonical JSON."""
+        return canonical_text(
+            {
+                "model": self.name,
+                "format": 1,
+                "timezone": self.timezone,
+                "train_start": self.train_start.isoformat(),
+                "train_end": self.train_end.isoformat(),
+                "days": self.days,
+            }
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Return the model that ``to_text`` wrote."""
+        document = parsed_text(text, "similar_day")
+        return cls(
+            timezone=document["timezone"],
+            train_start=datetime.fromisoformat(document["train_start"]),
+            train_end=datetime.fromisoformat(document["train_end"]),
+            days=int(document["days"]),
+        )
+
+
+@dataclass(frozen=True)
+class SimilarDay:
+    """The mean of the same hour over the last ``days`` days of the same kind, as a model that can be chosen."""
+
+    days: int = SITE_DAYS
+    name: str = "similar_day"
+
+    def fit(
+        self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int
+    ) -> FittedSimilarDay:
+        """Note the span of the history; see ``Model``."""
+        del regressors, seed
+        past = hourly(history)
+        if past.empty:
+            raise InvalidInput("the similar-day model needs at least one known hour")
+        hours_of_day(pd.DatetimeIndex(past.index[:1]), timezone)  # refuses an unknown zone
+        end = past.index[-1] + pd.Timedelta(hours=1)
+        return FittedSimilarDay(timezone, past.index[0].to_pydatetime(), end.to_pydatetime(), self.days)

@@ -1,0 +1,218 @@
+"""Quantiles that hold: bands stretched until they would have covered 80 % of the recent hours, hour by hour of the day.
+
+Conformal in form (Vovk et al. 2005; Romano, Patterson & Candès 2019, asymmetric version): how far each past value lay
+outside or inside a forecast made before it is the score, and the score's quantile is what the next band is stretched
+by. Only forecasts whose hour had been measured before the origin count, so that the result can be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from energy_cloud_dagster.domain.errors import InvalidInput
+from energy_cloud_dagster.domain.forecasting.forecast import Forecast, natural_floor
+from energy_cloud_dagster.domain.forecasting.series import Floats, Integers, floats, hourly, hours_of_day, value_at
+
+#: Columns of a residual frame, beside its index of UTC hour starts.
+COLUMNS: Final = ("hour", "actual", "p10", "p50", "p90")
+#: Share of a band that is the forecast's own width; the rest is the mean width of that hour of the day.
+OWN_WIDTH: Final = 0.7
+#: Days after which a residual counts half.
+HALF_LIFE_DAYS: Final = 60.0
+#: Weight of a neighbouring hour of the day.
+NEIGHBOUR: Final = 0.5
+#: Scores of an hour of the day at which its own factor weighs as much as that of all hours.
+SHRINK: Final = 14.0
+#: Fewest known residuals that calibrate anything.
+LEAST: Final = 48
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a model's own quantiles into calibrated ones, 24 entries by local hour of the day in each tuple.
+
+    With ``down = p50 - p10`` and ``up = p90 - p50``: the median moves by ``shift``, the band reaches
+    ``lower_offset + lower_scale * down`` below it and ``upper_offset + upper_scale * up`` above it; all in the
+    forecast's unit but the scales. ``hours`` is the number of residuals behind it, ``floor`` a bound that no quantile
+    goes below (0 for a series that is never negative).
+    """
+
+    timezone: str
+    shift: tuple[float, ...]
+    lower_scale: tuple[float, ...]
+    lower_offset: tuple[float, ...]
+    upper_scale: tuple[float, ...]
+    upper_offset: tuple[float, ...]
+    hours: int
+    floor: float | None = None
+
+    def apply(self, forecast: Forecast) -> Forecast:
+        """Return ``forecast`` with calibrated quantiles; everything else stays."""
+        hours = hours_of_day(forecast.index, self.timezone)
+        p10, p50, p90 = self.quantiles(hours, forecast.p10, forecast.p50, forecast.p90)
+        return replace(forecast, p10=p10, p50=p50, p90=p90)
+
+    def quantiles(self, hours: Integers, p10: Floats, p50: Floats, p90: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the calibrated ``p10, p50, p90`` of entries at the local ``hours`` of the day; all of one shape."""
+        low = -math.inf if self.floor is None else self.floor
+        centre = np.maximum(p50 + np.asarray(self.shift)[hours], low)
+        down = np.asarray(self.lower_offset)[hours] + np.asarray(self.lower_scale)[hours] * (p50 - p10)
+        up = np.asarray(self.upper_offset)[hours] + np.asarray(self.upper_scale)[hours] * (p90 - p50)
+        return np.maximum(centre - np.maximum(down, 0.0), low), centre, centre + np.maximum(up, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """Return what ``to_dict`` wrote; other documents raise ``InvalidInput``."""
+        try:
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+            }
+            made = cls(**fields)
+        except TypeError as error:
+            raise InvalidInput(f"a stored calibration has other fields: {error}") from error
+        lengths = {len(value) for value in asdict(made).values() if isinstance(value, tuple)}
+        if lengths != {24}:
+            raise InvalidInput(f"a stored calibration has {sorted(lengths)} entries, not 24")
+        return made
+
+
+def no_calibration(timezone: str) -> Calibration:
+    """Return the calibration that leaves every forecast as it is."""
+    zeros, ones = (0.0,) * 24, (1.0,) * 24
+    return Calibration(timezone, zeros, ones, zeros, ones, zeros, 0)
+
+
+def residual_frame(forecasts: Sequence[Forecast], actual: pd.Series[Any], timezone: str) -> pd.DataFrame:
+    """Return past forecasts beside what was measured: ``COLUMNS`` by UTC hour; hours without an actual are left out.
+
+    An hour that several forecasts cover appears once for each. ``hour`` is the local hour of the day.
+    """
+    known = hourly(actual, what="actual")
+    parts = [
+        pd.DataFrame(
+            {
+                "hour": hours_of_day(one.index, timezone),
+                "actual": value_at(known, one.index),
+                "p10": one.p10,
+                "p50": one.p50,
+                "p90": one.p90,
+            },
+            index=one.index,
+        )
+        for one in forecasts
+    ]
+    if not parts:
+        return pd.DataFrame(columns=list(COLUMNS), index=pd.DatetimeIndex([], tz="UTC"), dtype=np.float64)
+    return pd.concat(parts).dropna(subset=["actual"])
+
+
+def fit_calibration(residuals: pd.DataFrame, timezone: str) -> Calibration:
+    """Return the calibration that ``residuals`` (a ``residual_frame``) call for; too few of them change nothing.
+
+    Recent rows count more (half after 60 days).
+    """
+    frame = residuals.sort_index(kind="stable")
+    stamps = pd.DatetimeIndex(frame.index)
+    columns = {name: floats(frame[name], f"residuals' {name}") for name in COLUMNS}
+    ages = (
+        np.empty(0) if not len(stamps) else np.asarray((stamps[-1] - stamps) / pd.Timedelta(days=1), dtype=np.float64)
+    )
+    hours = columns["hour"].astype(np.int64)
+    return calibrated(timezone, hours, ages, columns["actual"], columns["p10"], columns["p50"], columns["p90"])
+
+
+def calibrated(
+    timezone: str, hours: Integers, ages: Floats, actual: Floats, p10: Floats, p50: Floats, p90: Floats
+) -> Calibration:
+    """Fit on columns of one length: local hours of the day, ages in days (0: newest), actuals and quantiles."""
+    keep = np.isfinite(actual)
+    hours, ages, actual = hours[keep], ages[keep], actual[keep]
+    p10, p50, p90 = p10[keep], p50[keep], p90[keep]
+    if len(actual) < LEAST:
+        return no_calibration(timezone)
+    weights = 0.5 ** (ages / HALF_LIFE_DAYS)
+    shift = np.zeros(24)
+    lower_scale, lower_offset = _stretch(p50 - actual, p50 - p10, hours, weights)
+    upper_scale, upper_offset = _stretch(actual - p50, p90 - p50, hours, weights)
+    return Calibration(
+        timezone=timezone,
+        shift=_tuple(shift),
+        lower_scale=_tuple(lower_scale),
+        lower_offset=_tuple(lower_offset),
+        upper_scale=_tuple(upper_scale),
+        upper_offset=_tuple(upper_offset),
+        hours=len(actual),
+        floor=natural_floor(actual),
+    )
+
+
+def _tuple(values: Floats) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _stretch(beyond: Floats, width: Floats, hours: Integers, weights: Floats) -> tuple[Floats, Floats]:
+    """Return scale and offset by hour of one side's band: ``beyond`` is how far the actual lay on that side.
+
+    The score is ``beyond`` in units of a blend of the forecast's own half-width and the hour's mean one: the first
+    knows which days are hard, the second does not vanish where a model names no width.
+    """
+    usual = _hour_means(width, hours, weights)
+    if float(usual.max()) <= 0.0:  # the model names no width: its own errors do
+        usual = np.maximum(_hour_means(np.abs(beyond), hours, weights), 1e-9)
+        own = 0.0
+    else:
+        usual = np.maximum(usual, 1e-3 * float(usual.max()))
+        own = OWN_WIDTH
+    unit = own * width + (1 - own) * usual[hours]
+    factor = _factors(beyond / unit, hours, weights)
+    return factor * own, factor * (1 - own) * usual
+
+
+def _near(hours: Integers, hour: int) -> npt.NDArray[np.float64]:
+    distance = np.minimum((hours - hour) % 24, (hour - hours) % 24)
+    return np.where(distance == 0, 1.0, np.where(distance == 1, NEIGHBOUR, 0.0))
+
+
+def _hour_means(values: Floats, hours: Integers, weights: Floats) -> Floats:
+    overall = float(np.average(values, weights=weights))
+    sums = np.bincount(hours, weights=values * weights, minlength=24)
+    mass = np.bincount(hours, weights=weights, minlength=24)
+    return (sums + overall) / (mass + 1.0)  # one pseudo-day of the mean over all hours
+
+
+def _factors(scores: Floats, hours: Integers, weights: Floats) -> Floats:
+    """Return by hour of the day the 90 % quantile of ``scores``, pooled with the neighbours and shrunk to all hours."""
+    overall = weighted_quantile(scores, weights, 0.9)
+    factors = np.zeros(24)
+    for hour in range(24):
+        near = _near(hours, hour)
+        mine = near > 0
+        mass = near[mine] * weights[mine]
+        count = float(mass.sum())
+        own = weighted_quantile(scores[mine], mass, 0.9) if count >= 4 else overall
+        factors[hour] = (count * own + SHRINK * overall) / (count + SHRINK)
+    return np.maximum(factors, 0.0)
+
+
+def weighted_quantile(values: Floats, weights: Floats, level: float) -> float:
+    """Return the ``level`` quantile of ``values`` with ``weights``, with room for the value still to come.
+
+    The conformal correction asks for ``level * (n + 1) / n``, with ``n`` the weights' sum; it is capped at the largest
+    value. Steps between the sorted values are interpolated at the middle of each weight.
+    """
+    order = np.argsort(values, kind="stable")
+    ranked, mass = values[order], weights[order]
+    total = float(mass.sum())
+    places = np.cumsum(mass) - mass / 2
+    return float(np.interp(min(level * (total + 1.0), total), places, ranked))
