@@ -12,6 +12,7 @@ from energy_cloud_dagster.cli import (
     demo,
     device,
     dispatch,
+    forecast,
     ingest,
     logs,
     outbox,
@@ -41,6 +42,7 @@ app.command()(serve.serve)
 app.add_typer(audit.app, name="audit")
 app.add_typer(schema.app, name="schema")
 app.add_typer(dispatch.app, name="dispatch")
+app.add_typer(forecast.app, name="forecast")
 app.add_typer(db.app, name="db")
 app.add_typer(user.app, name="user")
 app.add_typer(device.app, name="device")
