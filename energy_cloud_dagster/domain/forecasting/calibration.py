@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
@@ -179,9 +178,11 @@ def _stretch(beyond: Floats, width: Floats, hours: Integers, weights: Floats) ->
     return factor * own, factor * (1 - own) * usual
 
 
-def _near(hours: Integers, hour: int) -> npt.NDArray[np.float64]:
-    distance = np.minimum((hours - hour) % 24, (hour - hours) % 24)
-    return np.where(distance == 0, 1.0, np.where(distance == 1, NEIGHBOUR, 0.0))
+def _nearness() -> Floats:
+    """Return how much the hour of the column counts for the hour of the row, shape ``(24, 24)``."""
+    apart = np.abs(np.arange(24)[:, None] - np.arange(24)[None, :])
+    around = np.minimum(apart, 24 - apart)
+    return np.where(around == 0, 1.0, np.where(around == 1, NEIGHBOUR, 0.0))
 
 
 def _hour_means(values: Floats, hours: Integers, weights: Floats) -> Floats:
@@ -193,26 +194,23 @@ def _hour_means(values: Floats, hours: Integers, weights: Floats) -> Floats:
 
 def _factors(scores: Floats, hours: Integers, weights: Floats) -> Floats:
     """Return by hour of the day the 90 % quantile of ``scores``, pooled with the neighbours and shrunk to all hours."""
-    overall = weighted_quantile(scores, weights, 0.9)
-    factors = np.zeros(24)
-    for hour in range(24):
-        near = _near(hours, hour)
-        mine = near > 0
-        mass = near[mine] * weights[mine]
-        count = float(mass.sum())
-        own = weighted_quantile(scores[mine], mass, 0.9) if count >= 4 else overall
-        factors[hour] = (count * own + SHRINK * overall) / (count + SHRINK)
-    return np.maximum(factors, 0.0)
+    order = np.argsort(scores, kind="stable")
+    ranked, mass = scores[order], weights[order]
+    overall = weighted_quantile(ranked, np.cumsum(mass)[None, :], 0.9)[0]
+    sums = np.cumsum(_nearness()[:, hours[order]] * mass, axis=1)
+    own = weighted_quantile(ranked, sums, 0.9)
+    counts = sums[:, -1]
+    return np.maximum((counts * own + SHRINK * overall) / (counts + SHRINK), 0.0)
 
 
-def weighted_quantile(values: Floats, weights: Floats, level: float) -> float:
-    """Return the ``level`` quantile of ``values`` with ``weights``, with room for the value still to come.
+def weighted_quantile(ranked: Floats, sums: Floats, level: float) -> Floats:
+    """Return for every row of ``sums`` the ``level`` quantile of the ascending ``ranked``, with room for what comes.
 
-    The conformal correction asks for ``level * (n + 1) / n``, with ``n`` the weights' sum; it is capped at the largest
-    value. Steps between the sorted values are interpolated at the middle of each weight.
+    ``sums`` of shape ``(rows, len(ranked))`` holds the running sums of the weights. The quantile is the first value at
+    which they reach ``level * (n + 1)``, with ``n`` the row's whole weight: the conformal correction for one value to
+    come, capped at the largest value that has a weight.
     """
-    order = np.argsort(values, kind="stable")
-    ranked, mass = values[order], weights[order]
-    total = float(mass.sum())
-    places = np.cumsum(mass) - mass / 2
-    return float(np.interp(min(level * (total + 1.0), total), places, ranked))
+    totals = sums[:, -1]
+    targets = np.minimum(level * (totals + 1.0), totals) * (1 - 1e-12)
+    places = (sums < targets[:, None]).sum(axis=1)
+    return np.asarray(ranked[np.minimum(places, len(ranked) - 1)], dtype=np.float64)
