@@ -200,7 +200,8 @@ def _factors(scores: Floats, hours: Integers, weights: Floats) -> Floats:
     sums = np.cumsum(_nearness()[:, hours[order]] * mass, axis=1)
     own = weighted_quantile(ranked, sums, 0.9)
     counts = sums[:, -1]
-    return np.maximum((counts * own + SHRINK * overall) / (counts + SHRINK), 0.0)
+    factors: Floats = np.maximum((counts * own + SHRINK * overall) / (counts + SHRINK), 0.0)
+    return factors
 
 
 def weighted_quantile(ranked: Floats, sums: Floats, level: float) -> Floats:

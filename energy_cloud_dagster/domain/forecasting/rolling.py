@@ -254,9 +254,10 @@ def follow(
         shares = book.weights(medians(everyone=False), day)
         if with_ensemble:
             fits[ENSEMBLE] = book.calibration(mixed, day)
-        if day < LEAST_DAYS:
+        scores = book.scores(medians(everyone=True), day)
+        if day < LEAST_DAYS or not next(iter(scores.values())).hours:
             return fits, shares, champion or (ENSEMBLE if with_ensemble else names[0])
-        return fits, shares, choose(book.scores(medians(everyone=True), day), champion, MARGIN)
+        return fits, shares, choose(scores, champion, MARGIN)
 
     for day, origin in enumerate(origins):
         fits, shares, champion = state(day)
