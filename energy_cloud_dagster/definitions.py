@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from energy_cloud_dagster.assets.accuracy import forecast_accuracy_daily
 from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
 from energy_cloud_dagster.assets.evidence import trade_evidence_hourly
@@ -53,6 +54,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             region_load_forecast_hourly,
             generation_availability_hourly,
             site_forecast_hourly,
+            forecast_accuracy_daily,
             # what to do
             dispatch_plan_hourly,
             market_clearing_hourly,

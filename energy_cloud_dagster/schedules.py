@@ -6,6 +6,7 @@ from typing import Any, Final
 import dagster as dg
 
 from energy_cloud_dagster.adapters import registry, validation
+from energy_cloud_dagster.assets.accuracy import forecast_accuracy_daily
 from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.forecasts import region_load_model_daily
 from energy_cloud_dagster.domain.errors import EnergyCloudError
@@ -22,16 +23,17 @@ _STATUS: Final = (
 
 hourly_job = dg.define_asset_job(
     "hourly",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(region_load_model_daily, *DATA_LIFE),
+    selection=dg.AssetSelection.all()
+    - dg.AssetSelection.assets(region_load_model_daily, forecast_accuracy_daily, *DATA_LIFE),
     executor_def=dg.in_process_executor,
     tags=ONE_AT_A_TIME,
     description="One hour from meter to chain, or a range of hours in one run. One process: imports are paid once.",
 )
 daily_fit_job = dg.define_asset_job(
     "daily_fit",
-    selection=dg.AssetSelection.assets(region_load_model_daily),
+    selection=dg.AssetSelection.assets(region_load_model_daily, forecast_accuracy_daily),
     executor_def=dg.in_process_executor,
-    description="Fits the region's load model on what is known at the end of the day.",
+    description="Fits the models of the load on what is known at the end of the day, and scores what was published.",
 )
 data_life_job = dg.define_asset_job(
     "data_life",
@@ -72,7 +74,7 @@ def _request(run_key: str, first: datetime, last: datetime) -> dg.RunRequest:
 
 @dg.schedule(job=daily_fit_job, cron_schedule="7 0 * * *", execution_timezone="UTC", default_status=_STATUS)
 def daily_fit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Fits on the day that has just ended."""
+    """Fits on the day that has just ended, and scores what was published of it."""
     day = (context.scheduled_execution_time.astimezone(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")
     return dg.RunRequest(run_key=f"fit-{day}", partition_key=day)
 

@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from energy_cloud_dagster.domain.errors import Misconfigured
 
 ENV_PREFIX = "ENERGY_CLOUD_"
+#: Models that can be named; a test compares them with the registry, which is too heavy to import here.
+FORECAST_MODELS = ("seasonal_naive", "daily_naive", "similar_day", "prophet", "gradient_boosting", "lstm")
 
 
 class Settings(BaseSettings):
@@ -70,6 +72,16 @@ class Settings(BaseSettings):
         "stopped", description="State in which schedules and sensors start; `energy-cloud up` sets running."
     )
     region: str = Field("seoul", description="Region whose hours the pipeline works on.")
+    forecast_models: str = Field(
+        "seasonal_naive,similar_day,prophet,gradient_boosting",
+        description="Models that the daily fit judges, by comma; `daily_naive` and `lstm` (extra `lstm`) exist, too.",
+    )
+    forecast_drift: float = Field(
+        1.5,
+        ge=1,
+        le=100,
+        description="Refit when the MASE since the fit is above this multiple of what the fit's backtest had.",
+    )
     unknown_devices: Literal["reject", "register"] = Field("reject", description="What MQTT ingest does with them.")
     ingest_workers: int = Field(1, ge=1, le=64, description="MQTT ingest workers that `energy-cloud up` starts.")
     token_grace_seconds: int = Field(
@@ -118,6 +130,15 @@ class Settings(BaseSettings):
         if 0 < len(secret.get_secret_value()) < 32:
             raise ValueError("has fewer than 32 characters")
         return secret
+
+    @field_validator("forecast_models")
+    @classmethod
+    def _known_models(cls, names: str) -> str:
+        listed = [name.strip() for name in names.split(",")]
+        unknown = [name for name in listed if name not in FORECAST_MODELS]
+        if unknown:
+            raise ValueError(f"names {unknown[0] or 'nothing'!r}; models are {', '.join(FORECAST_MODELS)}")
+        return ",".join(dict.fromkeys(listed))
 
     def port(self, part: Literal["api", "dagster", "mqtt", "chain", "mqtts", "mqtt5"]) -> int:
         """Return the port of ``part``: its own variable, else ``port_base`` plus its place, else the default."""

@@ -1,15 +1,15 @@
-"""Forecasts as they were issued: ``forecast.model`` and ``forecast.point``."""
+"""Forecasts as they were fitted, chosen, issued and scored: schema ``forecast``."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from energy_cloud_dagster.adapters.tables import forecast_point, model
+from energy_cloud_dagster.adapters.tables import forecast_accuracy, forecast_point, model, selection
 
 # -- read
 
@@ -60,14 +60,25 @@ def latest(connection: sa.Connection, series_key: str, as_of: datetime | None, h
 
 
 def accuracy(connection: sa.Connection, series_key: str, model_name: str, as_of: datetime) -> dict[str, Any] | None:
-    """Return the held-out metrics of the newest fit known at ``as_of``, None where there is none."""
-    found = connection.execute(
-        sa.select(model.c.metrics)
-        .where(model.c.series_key == series_key, model.c.model == model_name, model.c.fitted_at <= as_of)
-        .order_by(model.c.fitted_at.desc())
-        .limit(1)
-    ).scalar()
-    return found or None
+    """Return the accuracy that ``model_name`` had in the newest backtest known at ``as_of``, None without one.
+
+    Beside its own figures (``mape``, ``mase`` …; ``coverage`` a share) the dictionary has the seasonal naive's as
+    ``baseline``. A fit without a selection answers with its own metrics.
+    """
+    decided = newest_selection(connection, series_key, as_of)
+    if decided is not None:
+        scores = decided.document.get("scores", {})
+        found = scores.get(model_name)
+        return {**found, "baseline": scores.get("seasonal_naive", {})} if found else None
+    return (
+        connection.execute(
+            sa.select(model.c.metrics)
+            .where(model.c.series_key == series_key, model.c.model == model_name, model.c.fitted_at <= as_of)
+            .order_by(model.c.fitted_at.desc())
+            .limit(1)
+        ).scalar()
+        or None
+    )
 
 
 # -- write
@@ -111,15 +122,58 @@ def save_model(connection: sa.Connection, fitted: StoredModel) -> None:
     connection.execute(statement, fitted._asdict())
 
 
-def newest_model(connection: sa.Connection, series_key: str, model_name: str, as_of: datetime) -> StoredModel | None:
-    """Return the newest fit at or before ``as_of``, None where there is none."""
+class Selection(NamedTuple):
+    """One row of ``forecast.selection``: what the fit at ``decided_at`` chose, and why."""
+
+    series_key: str
+    decided_at: datetime
+    champion: str
+    document: dict[str, Any]
+
+
+def save_selection(connection: sa.Connection, chosen: Selection) -> None:
+    """Insert a selection, or replace the one of the same as-of time."""
+    statement = insert(selection)
+    statement = statement.on_conflict_do_update(
+        index_elements=["decided_at", "series_key"],
+        set_={name: statement.excluded[name] for name in ("champion", "document")},
+    )
+    connection.execute(statement, chosen._asdict())
+
+
+def newest_selection(connection: sa.Connection, series_key: str, as_of: datetime) -> Selection | None:
+    """Return what was chosen last before ``as_of``, None where nothing was.
+
+    Strictly before: a fit as of T serves what is issued after T, so that an issue of T itself, whose run and the fit's
+    go on side by side, comes out the same whenever it runs again.
+    """
     row = connection.execute(
-        sa.select(*(model.c[name] for name in StoredModel._fields))
-        .where(model.c.series_key == series_key, model.c.model == model_name, model.c.fitted_at <= as_of)
-        .order_by(model.c.fitted_at.desc())
+        sa.select(*(selection.c[name] for name in Selection._fields))
+        .where(selection.c.series_key == series_key, selection.c.decided_at < as_of)
+        .order_by(selection.c.decided_at.desc())
         .limit(1)
     ).one_or_none()
-    return None if row is None else StoredModel._make(row)
+    return None if row is None else Selection._make(row)
+
+
+def selections(connection: sa.Connection, series_key: str, start: datetime, end: datetime) -> list[Selection]:
+    """Return what was chosen in ``[start, end]``, oldest first."""
+    rows = connection.execute(
+        sa.select(*(selection.c[name] for name in Selection._fields))
+        .where(selection.c.series_key == series_key, selection.c.decided_at.between(start, end))
+        .order_by(selection.c.decided_at)
+    )
+    return [Selection._make(row) for row in rows]
+
+
+def models_of(connection: sa.Connection, series_key: str, fitted_at: datetime) -> list[StoredModel]:
+    """Return the fits of one as-of time, by name."""
+    rows = connection.execute(
+        sa.select(*(model.c[name] for name in StoredModel._fields))
+        .where(model.c.series_key == series_key, model.c.fitted_at == fitted_at)
+        .order_by(model.c.model)
+    )
+    return [StoredModel._make(row) for row in rows]
 
 
 def replace_points(connection: sa.Connection, prefix: str, issued_at: datetime, points: Sequence[IssuedPoint]) -> None:
@@ -156,3 +210,113 @@ def issued(
     if chosen_only:
         statement = statement.where(column.chosen)
     return [IssuedPoint._make(row) for row in connection.execute(statement)]
+
+
+def issues_at(connection: sa.Connection, series_key: str, moments: Collection[datetime]) -> list[IssuedPoint]:
+    """Return everything that was issued for one series at ``moments``, by issue, model and hour."""
+    column = forecast_point.c
+    statement = (
+        sa.select(*(column[name] for name in IssuedPoint._fields))
+        .where(column.series_key == series_key, column.issued_at.in_(moments))
+        .order_by(column.issued_at, column.model, column.ts)
+    )
+    return [IssuedPoint._make(row) for row in connection.execute(statement)]
+
+
+def issued_between(
+    connection: sa.Connection, series_key: str, first: datetime, last: datetime, beside: str
+) -> list[IssuedPoint]:
+    """Return what was chosen, and what the model ``beside`` said, in the issues of ``[first, last]``."""
+    column = forecast_point.c
+    statement = (
+        sa.select(*(column[name] for name in IssuedPoint._fields))
+        .where(
+            column.series_key == series_key,
+            column.issued_at.between(first, last),
+            sa.or_(column.chosen, column.model == beside),
+        )
+        .order_by(column.issued_at, column.model, column.ts)
+    )
+    return [IssuedPoint._make(row) for row in connection.execute(statement)]
+
+
+# -- how good it was
+
+
+class DayAccuracy(NamedTuple):
+    """One row of ``forecast.accuracy``: a local day's errors in kWh per hour, ``mape`` in percent, shares else."""
+
+    series_key: str
+    day: date
+    lead: str
+    model: str
+    hours: int
+    mape: float | None
+    mae: float | None
+    rmse: float | None
+    mase: float | None
+    bias: float | None
+    pinball: float | None
+    coverage: float | None
+    rungs: dict[str, int]
+    scored_at: datetime
+
+
+def replace_accuracy(
+    connection: sa.Connection, series_key: str, days: Collection[date], rows: Sequence[DayAccuracy]
+) -> None:
+    """Replace what was said of ``days``."""
+    column = forecast_accuracy.c
+    connection.execute(sa.delete(forecast_accuracy).where(column.series_key == series_key, column.day.in_(days)))
+    if rows:
+        connection.execute(sa.insert(forecast_accuracy), [one._asdict() for one in rows])
+
+
+def accuracies(connection: sa.Connection, series_key: str, first: date, last: date) -> list[DayAccuracy]:
+    """Return what was said of the days ``first`` to ``last``, both included, by day, lead and model."""
+    column = forecast_accuracy.c
+    statement = (
+        sa.select(*(column[name] for name in DayAccuracy._fields))
+        .where(column.series_key == series_key, column.day.between(first, last))
+        .order_by(column.day, column.lead, column.model)
+    )
+    return [DayAccuracy._make(row) for row in connection.execute(statement)]
+
+
+class Published(NamedTuple):
+    """The accuracy of what was published, day ahead, over the last scored days: means weighted by hours."""
+
+    days: int
+    hours: int
+    mape: float | None
+    mase: float | None
+    coverage: float | None
+
+
+def published(connection: sa.Connection, series_key: str, as_of: datetime, days: int = 28) -> dict[str, Published]:
+    """Return the day-ahead accuracy of the ``days`` days before ``as_of``, by model; empty where none was scored.
+
+    ``published`` is what was chosen, ``seasonal_naive`` the yardstick. What was scored after ``as_of`` does not count.
+    """
+    column = forecast_accuracy.c
+
+    def mean(metric: str) -> sa.Label[Any]:
+        counted = sa.func.sum(column.hours).filter(column[metric].is_not(None))
+        return (sa.func.sum(column[metric] * column.hours) / counted).label(metric)
+
+    statement = (
+        sa.select(
+            column.model,
+            sa.func.count(),
+            sa.func.sum(column.hours),
+            *(mean(metric) for metric in ("mape", "mase", "coverage")),
+        )
+        .where(
+            column.series_key == series_key,
+            column.lead == "day_ahead",
+            column.scored_at <= as_of,
+            column.day >= (as_of - timedelta(days=days)).date(),
+        )
+        .group_by(column.model)
+    )
+    return {str(row[0]): Published._make(row[1:]) for row in connection.execute(statement)}

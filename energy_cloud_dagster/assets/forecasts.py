@@ -1,14 +1,15 @@
-"""What comes next, as known at the hour's now: the region's load."""
+"""What comes next, as known at the hour's now: the region's load, by the models that proved best on its last weeks."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
+import sqlalchemy as sa
 
 from energy_cloud_dagster.adapters import forecasts, registry
-from energy_cloud_dagster.adapters.forecasts import StoredModel
-from energy_cloud_dagster.assets.histories import region_history
+from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
+from energy_cloud_dagster.assets.histories import region_history, region_outlook, region_regressors
 from energy_cloud_dagster.assets.issued import HORIZON_HOURS, POINT_COLUMNS, described, points_of
 from energy_cloud_dagster.assets.report import (
     DAILY_FRESHNESS,
@@ -21,7 +22,8 @@ from energy_cloud_dagster.assets.report import (
     picture,
     result,
 )
-from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, run_time
+from energy_cloud_dagster.domain.audit.canonical import digest
+from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, run_time, utc
 from energy_cloud_dagster.partitions import daily, hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
@@ -29,10 +31,13 @@ from energy_cloud_dagster.settings import load_settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from energy_cloud_dagster.domain.forecasting import Forecast
+    from energy_cloud_dagster.domain.forecasting import Fitted, Forecast
+    from energy_cloud_dagster.domain.forecasting.selection import Selection
 
 #: Seed of every stochastic step; the same input gives the same forecast.
 SEED: Final = 14
+#: Model that always stands beside the chosen one.
+BASELINE: Final = "seasonal_naive"
 
 
 def load_key(region: str) -> str:
@@ -40,129 +45,187 @@ def load_key(region: str) -> str:
     return f"region/{region}/load"
 
 
+class FitConfig(dg.Config):
+    """How a fit differs from the daily one."""
+
+    as_of: str = ""
+    """Moment (RFC 3339) whose knowledge the fit uses, instead of the end of the day and five minutes."""
+
+
 @dg.asset(
     group_name="4_forecasts",
     deps=["fct_series__hourly"],
     partitions_def=daily,
     owners=[OWNER],
-    kinds={"python", "prophet"},
+    kinds={"python", "prophet", "lightgbm"},
     freshness_policy=DAILY_FRESHNESS,
     metadata={
         "dagster/table_name": "forecast.model",
         "dagster/column_schema": columns(
             series_key="What it forecasts",
-            model="prophet",
-            fitted_at="As-of time of the fit: the end of the day and five minutes",
+            model="prophet, gradient_boosting …",
+            fitted_at="As-of time of the fit: the end of the day and five minutes, or when drift asked for it",
             train_start="First hour that it saw",
             train_end="End of the last hour that it saw",
             artifact="The fitted model as canonical JSON",
             digest="SHA-256 of the artifact",
-            metrics="Accuracy on held-out days, beside the seasonal naive",
+            metrics="Accuracy on the last four weeks, judged before it was fitted on them, beside the seasonal naive",
         ),
     },
 )
-def region_load_model_daily(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
-    """Prophet with temperature, fitted on eight weeks as known at the end of the day and judged on held-out days."""
-    effort = Effort()
-    with effort.importing():
-        from energy_cloud_dagster.domain.forecasting import ProphetModel, SeasonalNaive, holdout_accuracy
-        from energy_cloud_dagster.domain.forecasting.prophet_model import load_prophet
+def region_load_model_daily(
+    context: dg.AssetExecutionContext, config: FitConfig, database: Database
+) -> dg.MaterializeResult[Any]:
+    """The models of the load, judged on the last four weeks a day ahead; the best is champion and all are fitted anew.
 
-        load_prophet()
-    region = load_settings().region
-    now = context.partition_time_window.end + SETTLING_TIME
+    Which one was chosen, the ensemble's weights and the calibration of the quantiles go to `forecast.selection`.
+    """
+    effort = Effort()
+    settings = load_settings()
+    with effort.importing():
+        from energy_cloud_dagster.domain.forecasting.registry import models_named
+        from energy_cloud_dagster.domain.forecasting.selection import select
+
+        models, left_out = models_named([BASELINE, *settings.forecast_models.split(",")])
+    region = settings.region
+    key = load_key(region)
+    now = utc(datetime.fromisoformat(config.as_of)) if config.as_of else _day_end(context)
     with database.begin() as connection:
         timezone = registry.find_region(connection, region).timezone
         load, temperature = region_history(connection, region, now)
+        before = forecasts.newest_selection(connection, key, now)
     if load.empty:
         raise dg.Failure(
             f"no load of region {region} is known before {now.isoformat()}; ingest readings and build the marts first"
         )
-    regressors = temperature.to_frame("temperature")
-    model = ProphetModel()
-    fitted = model.fit(load, regressors, timezone=timezone, seed=SEED)
-    judged = holdout_accuracy([model, SeasonalNaive()], load, regressors, timezone=timezone, seed=SEED)
-    metrics = {name: one.as_dict() for name, one in judged.items()}
-    row = StoredModel(
-        load_key(region),
-        model.name,
+    selection = select(
+        models,
+        load,
+        region_regressors(load, temperature, timezone),
+        timezone=timezone,
+        seed=SEED,
+        current=before.champion if before else None,
+    )
+    document = selection.to_dict() | {"notes": [*left_out, *selection.notes]}
+    rows = [_stored(key, now, one, document["scores"]) for one in selection.fitted.values()]
+    with database.begin() as connection:
+        for row in rows:
+            forecasts.save_model(connection, row)
+        forecasts.save_selection(connection, forecasts.Selection(key, now, selection.champion, document))
+    return dg.MaterializeResult(
+        metadata={
+            **effort.metadata(),
+            "dagster/row_count": len(rows),
+            "hours_seen": len(load),
+            "as_of": now.isoformat(),
+            "champion": selection.champion,
+            "champion_before": before.champion if before else "none",
+            "judged_on_days": selection.days,
+            "accuracy": dg.MetadataValue.md(_accuracy_table(document)),
+            "notes": document["notes"],
+            "artifact_bytes": {row.model: len(row.artifact) for row in rows},
+        },
+        data_version=dg.DataVersion(digest([document, *(row.digest for row in rows)])),
+    )
+
+
+def _day_end(context: dg.AssetExecutionContext) -> datetime:
+    end: datetime = context.partition_time_window.end
+    return end + SETTLING_TIME
+
+
+def _stored(key: str, now: datetime, fitted: "Fitted", scores: Mapping[str, Any]) -> StoredModel:
+    return StoredModel(
+        key,
+        fitted.name,
         now,
         fitted.train_start,
         fitted.train_end,
         fitted.to_text(),
         fitted.digest,
-        {**metrics.get(model.name, {}), "baseline": metrics.get("seasonal_naive", {})},
-    )
-    with database.begin() as connection:
-        forecasts.save_model(connection, row)
-    return dg.MaterializeResult(
-        metadata={
-            **effort.metadata(),
-            "dagster/row_count": 1,
-            "hours_seen": len(load),
-            "accuracy": dg.MetadataValue.md(_accuracy_table(metrics)),
-        },
-        data_version=dg.DataVersion(fitted.digest),
+        {**scores.get(fitted.name, {}), "baseline": scores.get(BASELINE, {})},
     )
 
 
 @hourly_asset(
     "4_forecasts",
-    {"python", "prophet"},
+    {"python", "prophet", "lightgbm"},
     "forecast.point",
     POINT_COLUMNS,
     deps=["fct_series__hourly", region_load_model_daily],
 )
 def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
-    """The region's load for the next 24 hours: Prophet, a lower rung where it cannot answer; seasonal naive beside."""
+    """The region's load for the next 24 hours by the champion, or a lower rung; ensemble members and naive beside."""
     effort = Effort()
     with effort.importing():
         load_plotting()
-        from energy_cloud_dagster.domain.forecasting import (
-            fitted_from_text,
-            ladder,
-            seasonal_naive,
-            temperature_outlook,
-        )
+        from energy_cloud_dagster.domain.forecasting import room, seasonal_naive
     region = load_settings().region
     key = load_key(region)
+    fits = Fits(key)
     found: dict[datetime, dict[str, Any]] = {}
     for hour in hours_in(context.partition_time_window):
         now, origin = run_time(hour), hour + HOUR
         with database.begin() as connection:
             timezone = registry.find_region(connection, region).timezone
             load, temperature = region_history(connection, region, now)
-            stored = forecasts.newest_model(connection, key, "prophet", now)
-            outlook = temperature_outlook(temperature, origin=origin, horizon=HORIZON_HOURS)
-            champion = ladder(
-                fitted_from_text(stored.artifact) if stored else None,
-                load,
-                outlook.regressors,
-                origin,
-                HORIZON_HOURS,
-                timezone,
-                notes=outlook.notes,
-            )
-            points = points_of(key, now, champion, chosen=True)
-            if not load.empty:
-                beside = seasonal_naive(load, origin=origin, horizon=HORIZON_HOURS, timezone=timezone)
-                points += points_of(key, now, beside, chosen=False) if beside.model != champion.model else []
+            selection, fitted = fits.before(connection, now, timezone)
+            regressors, notes = region_outlook(temperature, timezone, origin, HORIZON_HOURS)
+            made = room.predict(selection, fitted, load, regressors, origin, HORIZON_HOURS, timezone, notes=notes)
+            champion = made.pop(room.CHAMPION)
+            if BASELINE not in made and not load.empty:
+                made[BASELINE] = seasonal_naive(load, origin=origin, horizon=HORIZON_HOURS, timezone=timezone)
+            beside = [one for name, one in sorted(made.items()) if name != champion.model]
+            points: list[IssuedPoint] = points_of(key, now, champion, chosen=True)
+            for one in beside:
+                points += points_of(key, now, one, chosen=False)
             forecasts.replace_points(connection, key, now, points)
         found[hour] = described(points, [champion])
-    plot = {} if load.empty else {"plot_of_last_hour": _load_plot(load, champion, beside)}
-    return result(context, effort, found, plot)
+    return result(context, effort, found, {"plot_of_last_hour": _load_plot(load, champion, beside)})
 
 
-def _accuracy_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["| model | hours | MAPE % | MASE | bias kWh | P10-P90 coverage |", "|---|---|---|---|---|---|"]
-    for name, one in metrics.items():
-        figures = [one[field] for field in ("mape", "mase", "bias", "coverage")]
+class Fits:
+    """The fits of one series, each read once: the hours of a range mostly share theirs."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._decided_at: datetime | None = None
+        self._kept: tuple[Selection, dict[str, Fitted]] | None = None
+
+    def before(self, connection: sa.Connection, now: datetime, timezone: str) -> "tuple[Selection, dict[str, Fitted]]":
+        """Return the newest selection before ``now`` and its fitted models; none yet gives one that chose nothing."""
+        from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text
+        from energy_cloud_dagster.domain.forecasting.selection import Selection
+
+        stored = forecasts.newest_selection(connection, self._key, now)
+        if stored is None:
+            return Selection("champion", timezone, {}, {}, {}, 0), {}
+        if self._kept is None or stored.decided_at != self._decided_at:
+            rows = forecasts.models_of(connection, self._key, stored.decided_at)
+            self._kept = (
+                Selection.from_dict(stored.document),
+                {row.model: fitted_from_text(row.artifact) for row in rows},
+            )
+            self._decided_at = stored.decided_at
+        return self._kept
+
+
+def _accuracy_table(document: Mapping[str, Any]) -> str:
+    """Return models by their scores as a table, the champion in bold, with its weight in the ensemble."""
+    lines = [
+        "| model | hours | MAPE % | MASE | bias kWh | P10-P90 coverage | weight |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ranked = sorted(document["scores"].items(), key=lambda item: (item[1]["mase"] is None, item[1]["mase"] or 0.0))
+    for name, one in ranked:
+        figures = [*(one[field] for field in ("mape", "mase", "bias", "coverage")), document["weights"].get(name)]
         cells = [str(one["hours"]), *("-" if figure is None else f"{figure:.3g}" for figure in figures)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        shown = f"**{name}**" if name == document["champion"] else name
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "Forecast") -> dg.MarkdownMetadataValue:
+def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "list[Forecast]") -> dg.MarkdownMetadataValue:
     """Draw the last three days of load and the forecasts of the next."""
     figure = new_figure()
     axes = figure.subplots()
@@ -170,7 +233,11 @@ def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "Forecast
     axes.plot(recent.index, recent.to_numpy(), color="black", linewidth=1.2, label="measured")
     axes.plot(champion.index, champion.p50, color="tab:blue", label=f"{champion.model} P50")
     axes.fill_between(champion.index, champion.p10, champion.p90, color="tab:blue", alpha=0.2, label="P10 to P90")
-    axes.plot(beside.index, beside.p50, color="tab:orange", linestyle="--", linewidth=1, label=beside.model)
+    for one in beside:
+        if one.model == BASELINE:
+            axes.plot(one.index, one.p50, color="tab:orange", linestyle="--", linewidth=1, label=one.model)
+        else:
+            axes.plot(one.index, one.p50, color="tab:grey", linewidth=0.7, alpha=0.8)
     axes.set_ylabel("load, kWh per hour")
     axes.legend(loc="upper left", ncols=4, fontsize="small")
     return picture(figure)

@@ -25,7 +25,8 @@ _ACTIVE: Final = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
 ]
-_STATUS: Final = (
+#: State in which schedules and sensors start.
+STATUS: Final = (
     dg.DefaultSensorStatus.RUNNING if load_settings().automation == "running" else dg.DefaultSensorStatus.STOPPED
 )
 
@@ -45,7 +46,7 @@ def working(instance: dg.DagsterInstance, *jobs: str) -> bool:
     return any(instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_ACTIVE)) for job in jobs)
 
 
-@dg.sensor(job_name="hourly", minimum_interval_seconds=60, default_status=_STATUS)
+@dg.sensor(job_name="hourly", minimum_interval_seconds=60, default_status=STATUS)
 def late_readings(context: dg.SensorEvaluationContext, database: Database) -> Requests:
     """Works on an hour again when readings arrived after it was validated, and so releases hours that were held."""
     if working(context.instance, "hourly"):
@@ -69,7 +70,7 @@ def late_readings(context: dg.SensorEvaluationContext, database: Database) -> Re
         yield dg.RunRequest(run_key=f"late-{hour_key(hour)}-{rows}", partition_key=hour_key(hour))
 
 
-@dg.sensor(job=settlement_retry, minimum_interval_seconds=60, default_status=_STATUS)
+@dg.sensor(job=settlement_retry, minimum_interval_seconds=60, default_status=STATUS)
 def chain_receipts(context: dg.SensorEvaluationContext, database: Database) -> Requests:
     """Finishes settlements that have no receipt: a crash, or a node that did not answer."""
     if working(context.instance, "hourly", "settlement_retry"):
@@ -87,7 +88,7 @@ def chain_receipts(context: dg.SensorEvaluationContext, database: Database) -> R
         yield dg.RunRequest(partition_key=hour_key(batch.delivery_start), tags={"energy-cloud/batch": batch.batch_id})
 
 
-@dg.run_failure_sensor(default_status=_STATUS)
+@dg.run_failure_sensor(default_status=STATUS)
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
     """Says which run failed, for which hours and why, on the platform's own log."""
     tags = context.dagster_run.tags
@@ -102,4 +103,4 @@ def failed_runs(context: dg.RunFailureSensorContext) -> None:
 
 SENSORS: Final[list[Any]] = [late_readings, chain_receipts, failed_runs]
 
-__all__ = ["FIRST_HOUR", "SENSORS", "settlement_retry", "working"]
+__all__ = ["FIRST_HOUR", "SENSORS", "STATUS", "settlement_retry", "working"]

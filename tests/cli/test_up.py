@@ -118,7 +118,16 @@ def test_dagster_shows_schedules_and_sensors_running(up: tuple[Home, Started]) -
     home, _ = up
     assert "<title" in httpx.get(f"http://127.0.0.1:{home.ports + 1}/", timeout=60).text
     assert automation(home) == dict.fromkeys(
-        ("hourly_tick", "daily_fit", "data_life_daily", "late_readings", "chain_receipts", "failed_runs"), "RUNNING"
+        (
+            "hourly_tick",
+            "daily_fit",
+            "data_life_daily",
+            "late_readings",
+            "chain_receipts",
+            "failed_runs",
+            "forecast_drift",
+        ),
+        "RUNNING",
     )
 
 

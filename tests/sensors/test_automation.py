@@ -299,4 +299,4 @@ def test_schedules_and_sensors_run_at_once_where_the_setting_says_so(pipeline: P
     )
     environment = {**os.environ, "ENERGY_CLOUD_AUTOMATION": "running", "ENERGY_CLOUD_TICK_CRON": "*/2 * * * *"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["RUNNING"] * 6 + ["*/2", "*", "*", "*", "*"]
+    assert ran.stdout.split() == ["RUNNING"] * 7 + ["*/2", "*", "*", "*", "*"]
