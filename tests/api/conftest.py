@@ -186,6 +186,24 @@ def _forecast(connection: sa.Connection) -> None:
             "metrics": {"mape": 4.9, "mase": 0.62},
         },
     )
+    scores = {"hours": 672, "mape": 2.5, "mae": 12.0, "rmse": 15.0, "mase": 0.3, "bias": 1.0, "pinball": 4.0}
+    naive = {"hours": 672, "mape": 8.0, "mae": 40.0, "rmse": 50.0, "mase": 1.0, "bias": 0.0, "pinball": 13.0}
+    scored = {"prophet": scores | {"coverage": 0.79}, "seasonal_naive": naive | {"coverage": 0.8}}
+    # the second decision is of the issue's own moment: what was issued then still used the one before
+    for decided, document in ((T0 + 23.5 * HOUR, {"scores": scored}), (T0 + 24 * HOUR, {"scores": {}})):
+        connection.execute(
+            sa.insert(tables.selection),
+            {"series_key": "region/seoul/load", "decided_at": decided, "champion": "prophet", "document": document},
+        )
+    for model, day, hours, figures, known in (
+        ("published", 0, 24, scores | {"mape": 2.0, "coverage": 0.75}, T0),
+        ("published", 1, 12, scores | {"mape": 5.0, "coverage": 1.0}, T0),
+        ("seasonal_naive", 0, 24, naive | {"coverage": None}, T0),
+        ("published", 2, 24, naive | {"coverage": 0.1}, T0 + 25 * HOUR),
+    ):
+        row = {"series_key": "region/seoul/load", "lead": "day_ahead", "model": model, "rungs": {}, "scored_at": known}
+        day_of = (T0 - day * 24 * HOUR).date()
+        connection.execute(sa.insert(tables.forecast_accuracy), row | figures | {"day": day_of, "hours": hours})
 
 
 def _plan(connection: sa.Connection) -> None:

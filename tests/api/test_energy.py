@@ -11,6 +11,8 @@ from energy_cloud_dagster.domain import documents
 
 from .conftest import HOUR, T0, Client
 
+BACKTEST = {"hours": 672, "mape": 2.5, "mae": 12.0, "rmse": 15.0, "mase": 0.3, "bias": 1.0, "pinball": 4.0}
+NAIVE = {"hours": 672, "mape": 8.0, "mae": 40.0, "rmse": 50.0, "mase": 1.0, "bias": 0.0, "pinball": 13.0}
 DAY = {"startDate": "2026-03-01T15:00:00Z", "endDate": "2026-03-02T15:00:00Z"}
 
 
@@ -234,7 +236,20 @@ def test_the_newest_chosen_forecast_is_answered(viewer: Client, location: str) -
         "issuedAt": "2026-03-02T15:00:00Z",
         "model": "prophet",
         "rung": "champion",
-        "accuracy": {"mape": 4.9, "mase": 0.62},
+        "accuracy": {
+            **BACKTEST,
+            "coverage": 79.0,
+            "baseline": {**NAIVE, "coverage": 80.0},
+            "published": {
+                **dict.fromkeys(BACKTEST),
+                "days": 2,
+                "hours": 36,
+                "mape": 3.0,
+                "mase": 0.3,
+                "coverage": pytest.approx(83.333333333),
+                "baseline": {**dict.fromkeys(NAIVE), "hours": 24, "mape": 8.0, "mase": 1.0, "coverage": None},
+            },
+        },
         "unit": "kWh",
         "points": [
             {"timestamp": f"2026-03-02T{15 + ahead}:00:00Z", "p10": 550.0, "p50": 600.0 + ahead, "p90": 650.0}
@@ -247,6 +262,9 @@ def test_a_forecast_as_of_an_earlier_time_is_the_earlier_one(viewer: Client) -> 
     wanted = {"location": "seoul", "asOf": (T0 + 23.5 * HOUR).isoformat()}
     document = viewer.post("/v1/energy/forecast", wanted).json()
     assert document["issuedAt"] == "2026-03-02T14:00:00Z"
+    assert document["accuracy"]["mape"] == 4.9, "before the first selection the fit's own metrics are all there is"
+    assert document["accuracy"]["coverage"] is None
+    assert "baseline" not in document["accuracy"]
     assert len(document["points"]) == 24
     wanted["asOf"] = int(T0.timestamp())
     assert viewer.post("/v1/energy/forecast", wanted).status_code == 404

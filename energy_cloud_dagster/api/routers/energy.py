@@ -16,7 +16,7 @@ from energy_cloud_dagster.adapters import energy, energy_buckets, energy_documen
 from energy_cloud_dagster.adapters.energy import Flow, IntervalEnergy
 from energy_cloud_dagster.api.context import Shared
 from energy_cloud_dagster.api.paging import Paged, Paging
-from energy_cloud_dagster.api.routers import energy_answers
+from energy_cloud_dagster.api.routers import energy_answers, forecast_answers
 from energy_cloud_dagster.api.routers.energy_answers import Consumed, EnergyAnswer, Produced
 from energy_cloud_dagster.api.security import Caller, Principal, needs, utc_now
 from energy_cloud_dagster.api.values import Document, Moment, Page, finite
@@ -89,27 +89,6 @@ class ForecastRequest(Document):
     as_of: Moment | None = Field(None, description="The newest forecast issued by then; by default the newest of all.")
 
 
-class Point(Document):
-    """One hour: kWh per hour that demand stays below with 10, 50 and 90 % probability."""
-
-    timestamp: datetime
-    p10: float
-    p50: float
-    p90: float
-
-
-class ForecastDocument(Document):
-    """A demand forecast as it was issued."""
-
-    location: str
-    issued_at: datetime
-    model: str
-    rung: str = Field(description="champion, similar_day or persistence.")
-    accuracy: dict[str, Any] | None = Field(description="Of the model on its last held-out days; null: not measured.")
-    unit: Literal["kWh"] = "kWh"
-    points: list[Point]
-
-
 @router.get("/consumption", summary="What was consumed", response_model=EnergyAnswer | MeterDocument | Page[Consumed])
 @needs("energy:read")
 def consumption(query: Asked, context: Shared, caller: Caller) -> Response | Page[Consumed]:
@@ -146,21 +125,20 @@ def generation(query: Asked, context: Shared, caller: Caller) -> Response | Page
 
 @router.post("/forecast", summary="The newest demand forecast of a region")
 @needs("forecasts:read")
-def forecast(wanted: ForecastRequest, context: Shared) -> ForecastDocument:
-    """Return the forecast that the pipeline issued last, cut to `horizon` hours."""
+def forecast(wanted: ForecastRequest, context: Shared) -> forecast_answers.ForecastDocument:
+    """Return the forecast that the pipeline issued last, cut to `horizon` hours.
+
+    `accuracy` says what to expect of it: what its model had in backtest, and what became of the forecasts that were
+    published in the last four weeks, each beside the value of the week before.
+    """
     with context.engine.connect() as connection:
         region = registry.find_region(connection, wanted.location)
-        found = forecasts.latest(connection, f"region/{region.region_id}/load", wanted.as_of, wanted.horizon)
+        key = f"region/{region.region_id}/load"
+        found = forecasts.latest(connection, key, wanted.as_of, wanted.horizon)
+        published = {} if found is None else forecasts.published(connection, key, found.issued_at)
     if found is None:
         raise NotFound(f"no forecast has been issued for {region.region_id} yet")
-    return ForecastDocument(
-        location=region.region_id,
-        issued_at=found.issued_at,
-        model=found.model,
-        rung=found.rung,
-        accuracy=found.accuracy,
-        points=[Point(timestamp=ts, p10=p10, p50=p50, p90=p90) for ts, p10, p50, p90 in found.points],
-    )
+    return forecast_answers.document(region.region_id, found, published)
 
 
 def _window(connection: sa.Connection, query: EnergyQuery) -> tuple[datetime, datetime]:
