@@ -65,6 +65,16 @@ def number(value: float | None) -> str:
     return f"{value:.{decimals}f}"
 
 
+def column(values: Sequence[float | None]) -> list[str]:
+    """Return figures that stand below each other: all with the decimals that the middle one needs, - for none."""
+    sizes = sorted(abs(value) for value in values if value is not None and math.isfinite(value))
+    middle = sizes[(len(sizes) - 1) // 2] if sizes else 1.0
+    decimals = min(max(2 - math.floor(math.log10(middle)), 0), 6) if middle > 0 else 2
+    shown = ["-" if value is None or not math.isfinite(value) else f"{value:,.{decimals}f}" for value in values]
+    zero = f"{0:.{decimals}f}"
+    return [zero if each == f"-{zero}" else each for each in shown]
+
+
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return about ``count`` round numbers that lie in ``[low, high]``."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
@@ -107,7 +117,8 @@ class _Scale:
         return " ".join(f"{self.x(float(x)):.1f},{self.y(float(y)):.1f}" for x, y in zip(xs, ys, strict=True))
 
 
-def _extent(values: Sequence[Floats], zero: bool, top: float | None) -> tuple[float, float]:
+def room_for(values: Sequence[Floats], *, zero: bool = False, top: float | None = None) -> tuple[float, float]:
+    """Return the ends of a y axis on which all ``values`` have room; ``zero`` is on it, ``top`` its least end."""
     everything = np.concatenate([np.empty(0), *values])
     everything = everything[np.isfinite(everything)]
     if not len(everything):
@@ -127,24 +138,20 @@ def chart(
     *,
     ticks: Sequence[Tick] = (),
     hints: Sequence[tuple[float, str]] = (),
-    guides: Sequence[float] = (),
     zero: bool = False,
-    top: float | None = None,
+    extent: tuple[float, float] | None = None,
     unit: str = "",
     width: float = 960.0,
     height: float = 300.0,
 ) -> str:
     """Return an SVG of ``bands`` under ``lines`` on shared axes; ``what`` describes it to who cannot see it.
 
-    ``hints`` are tooltips at an x; ``guides`` level lines; ``zero`` starts the y axis at 0, ``top`` is its least end.
+    ``hints`` are tooltips at an x; the y axis spans ``extent`` where given, else what there is, from 0 on with
+    ``zero``. Lines without a label are not in the legend.
     """
-    xs = [line.x for line in lines] + [band.x for band in bands]
-    x_low, x_high = _span(xs)
-    y_low, y_high = _extent(
-        [*(line.y for line in lines), *(each for band in bands for each in (band.low, band.high)), np.array(guides)],
-        zero,
-        top,
-    )
+    x_low, x_high = _span([line.x for line in lines] + [band.x for band in bands])
+    ys = [*(line.y for line in lines), *(each for band in bands for each in (band.low, band.high))]
+    y_low, y_high = extent or room_for(ys, zero=zero)
     scale = _Scale(x_low, x_high, y_low, y_high, width, height)
     parts = [_frame(scale, unit, ticks)]
     for band in bands:
@@ -152,7 +159,6 @@ def chart(
             upper = scale.points(band.x[run], band.high[run])
             lower = scale.points(band.x[run][::-1], band.low[run][::-1])
             parts.append(f'<polygon class="{band.style}" points="{upper} {lower}"/>')
-    parts.extend(_level(scale, one, "guide") for one in guides)
     for line in lines:
         for run in _runs(list(np.isfinite(line.y))):
             if run.stop - run.start == 1:
@@ -189,7 +195,7 @@ def bars(
     height: float = 220.0,
 ) -> str:
     """Return an SVG of upright bars from 0, one for each of ``labels``; ``stripe`` shades where they should end."""
-    y_low, y_high = _extent([values, np.array(guides)], True, top)
+    y_low, y_high = room_for([values, np.array(guides)], zero=True, top=top)
     scale = _Scale(-0.5, len(values) - 0.5, y_low, y_high, width, height)
     parts = [_frame(scale, unit, [Tick(float(place), label) for place, label in enumerate(labels)])]
     if stripe:
@@ -240,7 +246,8 @@ def _frame(scale: _Scale, unit: str, ticks: Sequence[Tick]) -> str:
             x = scale.x(tick.x)
             if tick.line:
                 parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP:.1f}" y2="{floor:.1f}"/>')
-            parts.append(f'<text class="x" x="{x:.1f}" y="{floor + 17:.1f}">{escape(tick.label)}</text>')
+            edge = ' style="text-anchor:end"' if x > scale.width - RIGHT - 3.5 * len(tick.label) else ""
+            parts.append(f'<text class="x" x="{x:.1f}" y="{floor + 17:.1f}"{edge}>{escape(tick.label)}</text>')
     if unit:
         parts.append(f'<text class="unit" x="{LEFT:.1f}" y="{scale.height - 2:.1f}">{escape(unit)}</text>')
     return "".join(parts)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from energy_cloud_dagster.adapters.csv_series import CsvSeries
     from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy
     from energy_cloud_dagster.domain.forecasting.backtest import Backtest
-    from energy_cloud_dagster.domain.forecasting.forecast import Forecast, Model
+    from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast, Model
 
 app = typer.Typer(no_args_is_help=True, help="Forecast any hourly series, and judge forecasts of it.")
 
@@ -168,8 +168,8 @@ def run(
     try:
         ahead, said = _known_ahead(job.regressors, start, horizon, timezone=tz, country=country)
         with _progress(f"Choosing among {len(job.models)} models of {job.series.name}") as shown:
-            del shown
-            selection = select(job.models, past, ahead, timezone=tz, seed=SEED, ahead=measured_ahead(ahead))
+            telling = [_Telling(model, shown, place, 2 * len(job.models)) for place, model in enumerate(job.models)]
+            selection = select(telling, past, ahead, timezone=tz, seed=SEED, ahead=measured_ahead(ahead))
             answers = room.predict(selection, selection.fitted, past, ahead, start.to_pydatetime(), horizon, tz)
     except EnergyCloudError as error:
         _fail(f"{file}: {error}")
@@ -314,12 +314,32 @@ def _known_ahead(
         if missing:
             filled = frame[name].interpolate(limit=SHORT_GAP_HOURS, limit_area="inside")
             if bool(filled[after].isna().any()):
-                notes.append(f"{name} is not known in {missing} of the {horizon} hours ahead: the models do without it")
+                which = "any" if missing == horizon else f"{missing}"
+                notes.append(f"{name} is not known in {which} of the {horizon} hours ahead: the models do without it")
                 frame = frame.drop(columns=name)
             else:
                 frame[name] = filled
                 notes.append(f"{name} of {missing} hours ahead is taken between their neighbours")
     return (frame if len(frame.columns) else None), notes
+
+
+@dataclass
+class _Telling:
+    """A model that says when it is being fitted: once to be judged, once more to be used."""
+
+    model: Model
+    tell: Callable[[int, int, str], None]
+    done: int
+    total: int
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def fit(self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int) -> Fitted:
+        self.tell(self.done, self.total, self.name)
+        self.done += self.total // 2
+        return self.model.fit(history, regressors, timezone=timezone, seed=seed)
 
 
 def _moment(text: str, tz: str) -> pd.Timestamp:
@@ -432,34 +452,27 @@ def _run_document(answer: Forecast, score: Accuracy | None, days: int, notes: Se
 
 
 def _show_backtest(result: Backtest, notes: Sequence[str]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from energy_cloud_dagster.cli.charts import number
+    from energy_cloud_dagster.cli.charts import column
     from energy_cloud_dagster.cli.console import plain_console
     from energy_cloud_dagster.cli.forecast_report import ranked, verdict
 
     console = plain_console()
     console.print(verdict(result), soft_wrap=True, markup=False)
-    table = Table(
-        "Model", *(_right(name) for name in ("MAPE %", "MAE", "RMSE", "MASE", "bias", "pinball", "in band %"))
-    )
-    table.add_column("fit s", justify="right")
-    table.add_column("predict ms", justify="right")
-    for one in ranked(result):
-        mark = "*" if one.name == result.champion else " "
-        figures = [number(value) for value in _figures(one.accuracy).values()]
-        table.add_row(f"{mark} {one.name}", *figures, number(one.fit_seconds), number(1000 * one.predict_seconds))
+    names = ("MAPE %", "MAE", "RMSE", "MASE", "bias", "pinball", "in band %", "fit s", "predict ms")
+    table = Table("Model", *(Column(name, justify="right") for name in names))
+    order = ranked(result)
+    columns = [column(values) for values in zip(*(_figures(one.accuracy).values() for one in order), strict=True)]
+    columns.append([f"{one.fit_seconds:.2f}" for one in order])
+    columns.append([f"{1000 * one.predict_seconds:.0f}" for one in order])
+    for one, *figures in zip(order, *columns, strict=True):
+        table.add_row(f"{'*' if one.name == result.champion else ' '} {one.name}", *figures)
     console.print(table)
     weights = ", ".join(f"{name} {weight:.0%}" for name, weight in result.weights.items() if weight > 0)
-    console.print(f"* champion. Ensemble: {weights}", soft_wrap=True, markup=False)
+    console.print(f"* best. The ensemble is {weights}" if "ensemble" in result.models else "* best", soft_wrap=True)
     for note in notes:
         console.print(f"- {note}", soft_wrap=True, markup=False)
-
-
-def _right(name: str) -> Any:
-    from rich.table import Column
-
-    return Column(name, justify="right")
 
 
 def _write(report: Path, page: str) -> None:

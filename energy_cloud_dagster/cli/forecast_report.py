@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from energy_cloud_dagster.cli.charts import Band, Line, Tick, bars, chart, number, shares
+from energy_cloud_dagster.cli.charts import Band, Line, Tick, bars, chart, column, number, room_for, shares
+from energy_cloud_dagster.domain.forecasting.champion import MARGIN
 from energy_cloud_dagster.domain.forecasting.series import Floats, floats, local, value_at
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ PAST_HOURS: Final = 168
 #: Coverage of the 80 % band that passes, in percent.
 GOOD_COVERAGE: Final = (77.0, 83.0)
 NAMES: Final = {
-    "seasonal_naive": "last week's value (seasonal naive)",
-    "daily_naive": "yesterday's value (daily naive)",
+    "seasonal_naive": "last week's value",
+    "daily_naive": "yesterday's value",
     "similar_day": "similar days",
-    "persistence": "the last known value (persistence)",
+    "persistence": "the last known value",
     "prophet": "Prophet",
     "gradient_boosting": "gradient boosting",
     "lstm": "LSTM",
@@ -62,7 +63,8 @@ h2{font-size:1.15rem;margin:38px 0 4px}p{margin:6px 0;max-width:78ch}.soft{color
 .tiles div{background:var(--card);border-radius:8px;padding:10px 14px}.tiles b{display:block;font-size:1.5rem;
 line-height:1.25;font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.93rem}
-th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
+code{color:var(--soft);font-size:.8rem;margin-left:4px;font-weight:400}
+th,td{padding:6px 7px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
 tr.champion td{background:var(--card);font-weight:600}td.best{color:var(--good)}
 figure{margin:10px 0 0}figcaption{font-size:.85rem;color:var(--soft);display:flex;gap:18px;flex-wrap:wrap}
@@ -99,9 +101,9 @@ def ranked(result: Backtest) -> list[ModelResult]:
 def verdict(result: Backtest) -> str:
     """Say in one or two sentences which model was best, how good it was, and whether that beats last week's value."""
     best, naive = result.models[result.champion].accuracy, result.models[BASELINE].accuracy
-    said = f"{_capital(title_of(result.champion))} was best"
+    said = f"The model to use here is {title_of(result.champion)}"
     if best.mape is not None:
-        said += f": {number(best.mape)} % off on average"
+        said += f": {best.mape:.{1 if best.mape >= 10 else 2}f} % off on average"
     if best.coverage is not None:
         said += f"; its 80 % band held {100 * best.coverage:.0f} % of the hours"
     said += "."
@@ -110,9 +112,9 @@ def verdict(result: Backtest) -> str:
     if best.mae is not None and naive.mae:
         less = 1 - best.mae / naive.mae
         if less > 0:
-            said += f" That is {less:.0%} less error than last week's value."
+            said += f" That is {100 * less:.0f} % less error than last week's value."
         else:
-            said += f" On the judged days last week's value erred {-less:.0%} less: trust neither far."
+            said += " Yet on the judged days last week's value erred no more: trust neither far."
     return said
 
 
@@ -124,10 +126,10 @@ def backtest_page(series: CsvSeries, result: Backtest, notes: Sequence[str]) -> 
     judged = f"{len(result.origins)} forecasts of {result.horizon} hours, {first:%Y-%m-%d} to {last:%Y-%m-%d}"
     less = None if not naive.accuracy.mae or score.mae is None else 1 - score.mae / naive.accuracy.mae
     tiles = [
-        (title_of(result.champion), "best model"),
-        (f"{number(score.mape)} %", "mean error (MAPE)"),
+        (title_of(result.champion), "champion"),
+        ("-" if score.mape is None else f"{score.mape:.{1 if score.mape >= 10 else 2}f} %", "mean error (MAPE)"),
         (number(score.mase), "MASE: 1 is last week's usual error"),
-        ("-" if less is None else f"{less:+.0%}".replace("-", "\u2212"), "less error than last week's value"),
+        (_less(less), "error than last week's value"),
         ("-" if score.coverage is None else f"{100 * score.coverage:.0f} %", "of hours inside the 80 % band"),
     ]
     parts = [
@@ -159,6 +161,12 @@ def backtest_page(series: CsvSeries, result: Backtest, notes: Sequence[str]) -> 
     )
     parts.append(_notes(notes))
     return _page(f"Backtest of {series.name}", parts)
+
+
+def _less(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{abs(100 * share):.0f} % {'less' if share >= 0 else 'more'}"
 
 
 def run_page(series: CsvSeries, answer: Forecast, selection: Selection, notes: Sequence[str]) -> str:
@@ -227,23 +235,23 @@ def _tiles(tiles: Sequence[tuple[str, str]]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, Accuracy, float | None, float | None]], champion: str) -> str:
-    timed = any(fit is not None for _, _, fit, _ in rows)
-    figures = {name: [_in_percent(name, getattr(score, name)) for _, score, _, _ in rows] for name, _, _, _ in FIGURES}
+    columns = {name: [_in_percent(name, getattr(score, name)) for _, score, _, _ in rows] for name, _, _, _ in FIGURES}
     best = {}
     for name, _, _, target in FIGURES:
-        known = {place: abs(value - target) for place, value in enumerate(figures[name]) if value is not None}
+        known = {place: abs(value - target) for place, value in enumerate(columns[name]) if value is not None}
         best[name] = min(known, key=known.__getitem__) if known else -1
+    shown = {name: column(values) for name, values in columns.items()}
     head = "".join(f'<th title="{escape(what)}">{label}</th>' for _, label, what, _ in FIGURES)
+    timed = any(fit is not None for _, _, fit, _ in rows)
     head += "<th>fit s</th><th>predict ms</th>" if timed else ""
     body = []
     for place, (model, _, fit, predict) in enumerate(rows):
         cells = "".join(
-            f"<td{' class=best' if best[name] == place else ''}>{number(figures[name][place])}</td>"
-            for name, _, _, _ in FIGURES
+            f"<td{' class=best' if best[name] == place else ''}>{shown[name][place]}</td>" for name, _, _, _ in FIGURES
         )
-        cells += f"<td>{number(fit)}</td><td>{number(1000 * (predict or 0))}</td>" if timed else ""
+        cells += f"<td>{fit or 0:.2f}</td><td>{1000 * (predict or 0):.0f}</td>" if timed else ""
         mark = ' class="champion"' if model == champion else ""
-        body.append(f"<tr{mark}><td>{escape(_capital(title_of(model)))}</td>{cells}</tr>")
+        body.append(f"<tr{mark}><td>{escape(_capital(title_of(model)))} <code>{escape(model)}</code></td>{cells}</tr>")
     key = "; ".join(f"<b>{label}</b> {escape(what)}" for _, label, what, _ in FIGURES)
     return (
         f'<div class="wide"><table><thead><tr><th>Model</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
@@ -259,11 +267,11 @@ def _followed(result: Backtest) -> str:
     score = result.followed
     if score.mape is None and score.mase is None:
         return ""
-    names = sorted(set(result.champions.values()))
+    names = ", ".join(title_of(name) for name in sorted(set(result.champions.values())))
     return (
-        f"<p>The table picks its champion with hindsight. Taking on each day the champion of the days before it gives "
-        f"MAPE {number(score.mape)} %, MASE {number(score.mase)} "
-        f"({escape(', '.join(title_of(name) for name in names))}): expect that.</p>"
+        "<p>The champion is chosen on all forecast days, those before the judged ones among them, and another must be "
+        f"better by {100 * MARGIN:.0f} % to replace it. Taking on each judged day the champion of the days before it "
+        f"({escape(names)}) gives MAPE {number(score.mape)} %, MASE {number(score.mase)}: expect that.</p>"
     )
 
 
@@ -281,10 +289,10 @@ def _fan(
     zone: str,
     what: str,
     unit: str,
-    width: float = 960.0,
-    height: float = 300.0,
+    size: tuple[float, float] = (960.0, 300.0),
+    extent: tuple[float, float] | None = None,
 ) -> str:
-    """Return the fan chart of ``forecasts`` side by side, each with a name at its start."""
+    """Return the fan chart of ``forecasts`` side by side; one with an ``extent`` of its y axis is small and plain."""
     x, stamps = _placed(forecasts)
     truth = value_at(actual, stamps)
     p10, p50, p90 = (np.concatenate([getattr(one, name) for one in forecasts]) for name in ("p10", "p50", "p90"))
@@ -303,10 +311,16 @@ def _fan(
     lines, bands = [], []
     for start, end in zip([0, *breaks], [*breaks, len(x)], strict=True):
         part = slice(int(start), int(end))
-        bands.append(Band("80 % band", x[part], p10[part], p90[part], "band"))
-        lines.append(Line("P50", x[part], p50[part], "main"))
-        lines.append(Line("what came", x[part], truth[part], "actual"))
-    return chart(what, lines, bands, ticks=_thinned(ticks, 10), hints=hints, unit=unit, width=width, height=height)
+        bands.append(Band("" if extent else "80 % band", x[part], p10[part], p90[part], "band"))
+        lines.append(Line("" if extent else "P50", x[part], p50[part], "main"))
+        lines.append(Line("" if extent else "what came", x[part], truth[part], "actual"))
+    shown = _thinned(ticks, 10)
+    return chart(what, lines, bands, ticks=shown, hints=hints, extent=extent, unit=unit, width=size[0], height=size[1])
+
+
+def _common(forecasts: Sequence[Forecast], actual: pd.Series[float]) -> tuple[float, float]:
+    """Return the ends of one y axis for all of ``forecasts`` and what came."""
+    return room_for([each for one in forecasts for each in (one.p10, one.p90, value_at(actual, one.index))])
 
 
 def _thinned(ticks: Sequence[Tick], most: int) -> list[Tick]:
@@ -329,16 +343,14 @@ def _fans(series: CsvSeries, result: Backtest, best: ModelResult) -> list[str]:
         '<div class="three">',
     ]
     order = sorted(known, key=lambda place: errors[place])
-    for label, place in (
-        ("A good day", order[len(order) // 10]),
-        ("A usual day", order[len(order) // 2]),
-        ("The worst day", order[-1]),
-    ):
+    places = (order[len(order) // 10], order[len(order) // 2], order[-1])
+    extent = _common([best.forecasts[place] for place in places], result.actual)
+    for label, place in zip(("A good day", "A usual day", "The worst day"), places, strict=True):
         one = best.forecasts[place]
         day = local(one.index[:1], result.timezone)[0]
         parts.append(
             f"<div><h3>{label}: {day:%a %Y-%m-%d}, MAE {number(float(errors[place]))}</h3>"
-            + _fan([one], result.actual, result.timezone, label, "", width=400.0, height=230.0)
+            + _fan([one], result.actual, result.timezone, label, "", size=(400.0, 230.0), extent=extent)
             + "</div>"
         )
     return [*parts, "</div>"]
@@ -425,9 +437,11 @@ def _coverage(result: Backtest, best: ModelResult) -> str:
     percent = 100 * score
     low, high = GOOD_COVERAGE
     said = "as it should be" if low <= percent <= high else "too narrow" if percent < low else "wider than needed"
+    room = 128 * (0.8 * 0.2 / max(len(best.forecasts) * best.forecasts[0].horizon / 24, 1)) ** 0.5
     hints = [f"{hour:02}:00: {number(float(values[hour]))} % inside" for hour in range(24)]
     return (
-        f"<p>{percent:.0f} % of the hours lay between P10 and P90: {said}. Shaded: {low:.0f} to {high:.0f} %.</p>"
+        f"<p>{percent:.0f} % of the hours lay between P10 and P90: {said}. Shaded: {low:.0f} to {high:.0f} %. One hour "
+        f"of the day alone strays by {room:.0f} points or so by chance: it has only as many days as were judged.</p>"
         + bars(
             "Share of hours inside the band by hour of the day",
             [f"{hour:02}" for hour in range(24)],
