@@ -282,6 +282,14 @@ def test_hours_of_the_day_get_their_own_bands() -> None:
     assert reach[16:20].min() > 3 * reach[3:8].max()
 
 
+def test_a_lasting_bias_is_taken_back_and_chance_is_not() -> None:
+    biased = fit_calibration(frame_of(1.0).assign(p10=2.0, p50=3.0, p90=4.0), ZONE)
+    assert np.asarray(biased.shift) == pytest.approx(np.full(24, -3.0), abs=0.5)
+    assert np.abs(fit_calibration(frame_of(1.0, days=30), ZONE).shift).mean() < 0.1
+    yardstick = fit_calibration(frame_of(1.0).assign(p50=3.0, p90=4.0), ZONE, centred=False)
+    assert set(yardstick.shift) == {0.0}
+
+
 def test_a_model_without_bands_gets_them_from_its_errors() -> None:
     frame = frame_of(5.0).assign(p10=0.0, p90=0.0)
     made = fit_calibration(frame, ZONE)

@@ -116,10 +116,10 @@ def residual_frame(forecasts: Sequence[Forecast], actual: pd.Series[Any], timezo
     return pd.concat(parts).dropna(subset=["actual"])
 
 
-def fit_calibration(residuals: pd.DataFrame, timezone: str) -> Calibration:
+def fit_calibration(residuals: pd.DataFrame, timezone: str, *, centred: bool = True) -> Calibration:
     """Return the calibration that ``residuals`` (a ``residual_frame``) call for; too few of them change nothing.
 
-    Recent rows count more (half after 60 days).
+    Recent rows count more (half after 60 days). Without ``centred`` the median stays where it is: for a yardstick.
     """
     frame = residuals.sort_index(kind="stable")
     stamps = pd.DatetimeIndex(frame.index)
@@ -128,11 +128,20 @@ def fit_calibration(residuals: pd.DataFrame, timezone: str) -> Calibration:
         np.empty(0) if not len(stamps) else np.asarray((stamps[-1] - stamps) / pd.Timedelta(days=1), dtype=np.float64)
     )
     hours = columns["hour"].astype(np.int64)
-    return calibrated(timezone, hours, ages, columns["actual"], columns["p10"], columns["p50"], columns["p90"])
+    quantiles = (columns[name] for name in ("p10", "p50", "p90"))
+    return calibrated(timezone, hours, ages, columns["actual"], *quantiles, centred=centred)
 
 
 def calibrated(
-    timezone: str, hours: Integers, ages: Floats, actual: Floats, p10: Floats, p50: Floats, p90: Floats
+    timezone: str,
+    hours: Integers,
+    ages: Floats,
+    actual: Floats,
+    p10: Floats,
+    p50: Floats,
+    p90: Floats,
+    *,
+    centred: bool = True,
 ) -> Calibration:
     """Fit on columns of one length: local hours of the day, ages in days (0: newest), actuals and quantiles."""
     keep = np.isfinite(actual)
@@ -141,9 +150,10 @@ def calibrated(
     if len(actual) < LEAST:
         return no_calibration(timezone)
     weights = 0.5 ** (ages / HALF_LIFE_DAYS)
-    shift = np.zeros(24)
-    lower_scale, lower_offset = _stretch(p50 - actual, p50 - p10, hours, weights)
-    upper_scale, upper_offset = _stretch(actual - p50, p90 - p50, hours, weights)
+    shift = _shift(actual - p50, hours, weights) if centred else np.zeros(24)
+    beyond = actual - p50 - shift[hours]
+    lower_scale, lower_offset = _stretch(-beyond, p50 - p10, hours, weights)
+    upper_scale, upper_offset = _stretch(beyond, p90 - p50, hours, weights)
     return Calibration(
         timezone=timezone,
         shift=_tuple(shift),
@@ -158,6 +168,24 @@ def calibrated(
 
 def _tuple(values: Floats) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
+
+
+def _shift(errors: Floats, hours: Integers, weights: Floats) -> Floats:
+    """Return by hour of the day what the median has lately been off by, as far as that is more than chance.
+
+    The median error keeps the share ``1 - (s / m)²``, with ``m`` its size and ``s`` its standard error (normal, from
+    the errors' mean size; the hours of a day count as one draw): the positive-part rule of James and Stein.
+    """
+    order = np.argsort(errors, kind="stable")
+    sums = np.cumsum(_nearness()[:, hours[order]] * weights[order], axis=1)
+    median = weighted_quantile(errors[order], sums, 0.5)
+    days = np.maximum(np.bincount(hours, weights=weights, minlength=24), 1e-9)
+    size = _hour_means(np.abs(errors), hours, weights)
+    # 1.253 mean sizes are a deviation of a normal; the median's own error is 1.253 times the mean's.
+    chance = 1.253**2 * size / np.sqrt(days)
+    kept = np.maximum(1 - (chance / np.maximum(np.abs(median), 1e-12)) ** 2, 0.0)
+    shift: Floats = median * kept
+    return shift
 
 
 def _stretch(beyond: Floats, width: Floats, hours: Integers, weights: Floats) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from energy_cloud_dagster.domain.forecasting.forecast import Forecast
 from energy_cloud_dagster.domain.forecasting.series import Floats, floats
 
 ENSEMBLE: Final = "ensemble"
-#: Share of the mean error that is added to each model's own before weighing: estimates of few days are not trusted.
+#: Share of the best model's squared error that is added to each one's own: estimates of few days are not trusted.
 RIDGE: Final = 0.05
 #: Weights below this are dropped: a member that hardly counts is not worth its time.
 NEGLIGIBLE: Final = 0.02
@@ -50,7 +50,7 @@ def weights_of(errors: Floats, ages: Floats | None = None) -> Floats:
     mass = np.ones(len(errors)) if ages is None else 0.5 ** (ages / 60.0)
     chosen, mass = used[rows], mass[rows]
     moments = (chosen * mass[:, None]).T @ chosen / mass.sum()
-    moments += np.eye(len(moments)) * RIDGE * float(np.trace(moments)) / len(moments)
+    moments += np.eye(len(moments)) * RIDGE * float(np.diag(moments).min())
     best = _on_simplex(moments)
     best = np.where(best < NEGLIGIBLE, 0.0, best)
     found[answering] = best / best.sum()
@@ -64,8 +64,9 @@ def _on_simplex(moments: Floats) -> Floats:
     would lower the sum of squares, and take it back. Ends after finitely many steps; a tie is broken by position.
     """
     size = len(moments)
-    if float(np.abs(moments).max()) <= 0.0:
-        return np.full(size, 1 / size)
+    perfect = np.diag(moments) <= 0.0
+    if perfect.any():  # nothing to gain, and a singular matrix to lose by
+        return np.asarray(perfect / perfect.sum(), dtype=np.float64)
     active = list(range(size))
     best = np.full(size, 1 / size)
     for _ in range(STEPS):

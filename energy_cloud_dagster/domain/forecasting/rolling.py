@@ -31,6 +31,8 @@ Clock = Callable[[], float]
 
 #: What a model may raise without stopping the others; the reason is kept.
 FAILURES: Final = (EnergyCloudError, ImportError, ValueError, ArithmeticError, LookupError)
+#: Models that others are measured by: their bands are calibrated, their medians stay what they are.
+YARDSTICKS: Final = frozenset({"seasonal_naive", "daily_naive"})
 #: Days of residuals that calibrate and weigh; older ones hardly count.
 WINDOW_DAYS: Final = 120
 #: Days of residuals before which no model is preferred to another.
@@ -189,14 +191,15 @@ class _Book:
         start = np.iinfo(np.int64).max if day >= len(self.starts) else self.starts[day].as_unit("ns").value
         return first, (self.stamps[first:day] < start) & np.isfinite(self.actual[first:day])
 
-    def calibration(self, quantiles: Floats, day: int) -> Calibration:
-        """Return the calibration of ``quantiles`` (days, 3, hours) that the days before ``day`` call for."""
+    def calibration(self, name: str, quantiles: Floats, day: int) -> Calibration:
+        """Return the calibration of ``name``'s ``quantiles`` (days, 3, hours) that the days before ``day`` call for."""
         first, mask = self.usable(day)
         if day < LEAST_DAYS or not mask.any():
             return no_calibration(self.timezone)
         ages = np.broadcast_to((day - 1 - self.days[first:day])[:, None], mask.shape)[mask]
         p10, p50, p90 = (quantiles[first:day, place][mask] for place in range(3))
-        return calibrated(self.timezone, self.hours[first:day][mask], ages, self.actual[first:day][mask], p10, p50, p90)
+        hours, actual = self.hours[first:day][mask], self.actual[first:day][mask]
+        return calibrated(self.timezone, hours, ages, actual, p10, p50, p90, centred=name not in YARDSTICKS)
 
     def weights(self, medians: Mapping[str, Floats], day: int) -> dict[str, float]:
         """Return the ensemble's weights that the days before ``day`` call for; ``medians`` are (days, hours)."""
@@ -250,10 +253,10 @@ def follow(
         return {**found, ENSEMBLE: final[:, 1]} if everyone and with_ensemble else found
 
     def state(day: int) -> tuple[dict[str, Calibration], dict[str, float], str]:
-        fits = {name: book.calibration(raw[name], day) for name in names}
+        fits = {name: book.calibration(name, raw[name], day) for name in names}
         shares = book.weights(medians(everyone=False), day)
         if with_ensemble:
-            fits[ENSEMBLE] = book.calibration(mixed, day)
+            fits[ENSEMBLE] = book.calibration(ENSEMBLE, mixed, day)
         scores = book.scores(medians(everyone=True), day)
         if day < LEAST_DAYS or not next(iter(scores.values())).hours:
             return fits, shares, champion or (ENSEMBLE if with_ensemble else names[0])

@@ -67,7 +67,7 @@ def predict(
             continue
         made[name] = _calibrated(selection, name, raw)
     try:
-        if sum(weight > 0 for weight in selection.weights.values()) > 1 or selection.champion == ENSEMBLE:
+        if len(selection.weights) > 1:
             mixed = combine(made, selection.weights)
             why = (f"{name}: {reasons[name]}" for name in selection.weights if name in reasons)
             made[ENSEMBLE] = _calibrated(selection, ENSEMBLE, mixed).with_notes(*why)
