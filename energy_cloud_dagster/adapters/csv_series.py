@@ -188,7 +188,7 @@ def _regular(frame: pd.DataFrame) -> tuple[pd.DataFrame, int, tuple[str, ...]]:
         )
     if phase:
         notes.append(
-            f"times lie {_span(pd.Timedelta(phase, unit='ns'))} after the grid of {_span(usual)}: moved onto it"
+            f"times lie {_span(pd.Timedelta(phase, unit='ns'))} after the UTC grid of {_span(usual)}: moved onto it"
         )
     kept = ~np.asarray(floored.duplicated(keep="last"))
     moved = frame[kept]

@@ -132,10 +132,13 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     columns: dict[str, list[str]] = {name: [] for name in places}
     numbers: list[int] = []
     reader = csv.reader(io.StringIO("\n".join(lines[at + 1 :])), delimiter=separator, skipinitialspace=True)
-    width = len(names)
+    width, repeated = len(names), 0
     try:
         for row in reader:
             if not any(cell.strip() for cell in row):
+                continue
+            if [cell.strip() for cell in row[:width]] == names:  # files that were put one behind the other
+                repeated += 1
                 continue
             if len(row) > width and any(cell.strip() for cell in row[width:]):
                 raise InvalidInput(_too_wide(path, at + 1 + reader.line_num, len(row), width, separator))
@@ -146,6 +149,8 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
         raise InvalidInput(f"{path}: line {at + 1 + reader.line_num} is not CSV ({error})") from None
     if not numbers:
         raise InvalidInput(f"{path}: has a header and no rows")
+    if repeated:
+        notes = (*notes, f"the header appears {repeated + 1} times: taken once")
     return Table(columns, {name: names[place] for name, place in places.items()}, numbers, separator, notes)
 
 

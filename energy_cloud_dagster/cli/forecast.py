@@ -94,11 +94,12 @@ def backtest(
     Example: energy-cloud forecast backtest load.csv --time timestamp --target kw --tz Europe/Paris --report load.html
     """
     job = _Job.prepare(file, time, target, regressors, tz, country, models, aggregate, stamps, report)
+    from energy_cloud_dagster.adapters.csv_series import counted
     from energy_cloud_dagster.domain.errors import EnergyCloudError
     from energy_cloud_dagster.domain.forecasting.backtest import run_backtest
 
     try:
-        with _progress(f"Judging {len(job.models)} models on {job.series.name}") as shown:
+        with _progress(f"Judging {counted(len(job.models), 'model')} on {job.series.name}") as shown:
             result = run_backtest(
                 job.models,
                 job.series.values,
@@ -157,6 +158,7 @@ def run(
     job = _Job.prepare(file, time, target, regressors, tz, country, models, aggregate, stamps, report)
     import pandas as pd
 
+    from energy_cloud_dagster.adapters.csv_series import counted
     from energy_cloud_dagster.domain.errors import EnergyCloudError
     from energy_cloud_dagster.domain.forecasting import room
     from energy_cloud_dagster.domain.forecasting.rolling import measured_ahead
@@ -167,7 +169,7 @@ def run(
     past = values[values.index < start]
     try:
         ahead, said = _known_ahead(job.regressors, start, horizon, timezone=tz, country=country)
-        with _progress(f"Choosing among {len(job.models)} models of {job.series.name}") as shown:
+        with _progress(f"Choosing among {counted(len(job.models), 'model')} of {job.series.name}") as shown:
             telling = [_Telling(model, shown, place, 2 * len(job.models)) for place, model in enumerate(job.models)]
             selection = select(telling, past, ahead, timezone=tz, seed=SEED, ahead=measured_ahead(ahead))
             answers = room.predict(selection, selection.fitted, past, ahead, start.to_pydatetime(), horizon, tz)
@@ -298,6 +300,7 @@ def _known_ahead(
     """
     import pandas as pd
 
+    from energy_cloud_dagster.adapters.csv_series import counted
     from energy_cloud_dagster.domain.forecasting.calendar import with_holidays
 
     if regressors is None:
@@ -319,7 +322,7 @@ def _known_ahead(
                 frame = frame.drop(columns=name)
             else:
                 frame[name] = filled
-                notes.append(f"{name} of {missing} hours ahead is taken between their neighbours")
+                notes.append(f"{name} of {counted(missing, 'hour')} ahead is taken from the hours around")
     return (frame if len(frame.columns) else None), notes
 
 

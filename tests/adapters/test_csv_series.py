@@ -55,6 +55,7 @@ PLAIN = table(hours(4, lambda hour: f"{hour}.5"))
         pytest.param(gzip.compress(PLAIN.encode()), id="gzip"),
         pytest.param("Export of meter 7\nfrom, to\n\n" + PLAIN, id="titles above the header"),
         pytest.param(PLAIN.replace("\n", ",\n"), id="a separator at the end of each line"),
+        pytest.param(PLAIN + PLAIN, id="two exports, one behind the other"),
         pytest.param("\n".join([PLAIN.split("\n")[0], *reversed(PLAIN.split("\n")[1:])]), id="newest first"),
         pytest.param(PLAIN.replace("T", " ").replace("Z", "+00:00"), id="offsets"),
         pytest.param(PLAIN.replace("T", " ").replace("Z", ""), id="without offsets"),

@@ -188,7 +188,7 @@ def test_a_regressor_is_used_where_it_is_known_ahead_and_left_out_where_not(save
     assert "temperature is not known in any of the 24 hours ahead: the models do without it" in missing["notes"]
     holed = frame.assign(temp=frame["temp"].mask(frame.index == len(frame) - 10))
     filled = answer("run", saved(holed), "--regressors", "temp")
-    assert "temperature of 1 hours ahead is taken between their neighbours" in filled["notes"]
+    assert "temperature of 1 hour ahead is taken from the hours around" in filled["notes"]
 
 
 class Page(HTMLParser):
