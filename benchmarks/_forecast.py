@@ -51,7 +51,9 @@ def _homes() -> Task:
 
 def _steel() -> Task:
     path = SHARED / "meters" / "korea_steel_plant_2018_15min.csv.gz"
-    usage = files.read_values(path, ("usage_kwh",))["usage_kwh"]
+    text = files.read_text(path, ("timestamp_end", "usage_kwh"))
+    starts = pd.to_datetime(text["timestamp_end"], utc=True) - pd.Timedelta(minutes=15)
+    usage = pd.Series(text["usage_kwh"].astype(float).to_numpy(), index=pd.DatetimeIndex(starts))
     return _task("steel plant", "kWh", "Asia/Seoul", usage.resample("h").sum(min_count=4), None)
 
 

@@ -17,15 +17,19 @@ ENSEMBLE: Final = "ensemble"
 RIDGE: Final = 0.05
 #: Weights below this are dropped: a member that hardly counts is not worth its time.
 NEGLIGIBLE: Final = 0.02
+#: Rounds of least squares with rows weighed by the inverse of their error, which turns squares into absolute errors.
+REWEIGHTINGS: Final = 5
+HALF_LIFE_DAYS: Final = 60.0
 STEPS: Final = 500
 
 
 def weights(p50: pd.DataFrame, actual: pd.Series[Any], ages: Floats | None = None) -> dict[str, float]:
     """Return the weight of every column of ``p50`` (past medians by hour, a column a model) in the best mean.
 
-    Best is the least mean squared error against ``actual`` (same index), over weights that are not negative and sum
-    to 1. ``ages`` in days make older rows count less (half after 60). Rows with a gap are left out; a model without
-    any value gets 0; without a usable row all share equally. No column raises ``InvalidInput``.
+    Best is the least mean absolute error against ``actual`` (same index), nearly: by least squares reweighted a few
+    times, over weights that are not negative and sum to 1. ``ages`` in days make older rows count less (half after
+    60). Rows with a gap are left out; a model without any value gets 0; without a usable row all share equally. No
+    column raises ``InvalidInput``.
     """
     if p50.shape[1] == 0:
         raise InvalidInput("an ensemble needs at least one model")
@@ -47,13 +51,22 @@ def weights_of(errors: Floats, ages: Floats | None = None) -> Floats:
     if not rows.any():
         found[answering] = 1 / answering.sum()
         return found
-    mass = np.ones(len(errors)) if ages is None else 0.5 ** (ages / 60.0)
+    mass = np.ones(len(errors)) if ages is None else 0.5 ** (ages / HALF_LIFE_DAYS)
     chosen, mass = used[rows], mass[rows]
-    moments = (chosen * mass[:, None]).T @ chosen / mass.sum()
-    moments += np.eye(len(moments)) * RIDGE * float(np.diag(moments).min())
-    best = _on_simplex(moments)
+    best = _on_simplex(_moments(chosen, mass))
+    for _ in range(REWEIGHTINGS):
+        size = np.abs(chosen @ best)
+        if float(size.mean()) <= 0.0:
+            break
+        best = _on_simplex(_moments(chosen, mass / np.maximum(size, 0.2 * size.mean())))
     best = np.where(best < NEGLIGIBLE, 0.0, best)
     found[answering] = best / best.sum()
+    return found
+
+
+def _moments(errors: Floats, mass: Floats) -> Floats:
+    found: Floats = (errors * mass[:, None]).T @ errors / mass.sum()
+    found += np.eye(len(found)) * RIDGE * float(np.diag(found).min())
     return found
 
 
