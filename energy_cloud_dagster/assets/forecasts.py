@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from energy_cloud_dagster.adapters import forecasts, registry
 from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
-from energy_cloud_dagster.assets.histories import region_history, region_outlook, region_regressors
+from energy_cloud_dagster.assets.histories import FIT_WEEKS, region_history, region_outlook, region_regressors
 from energy_cloud_dagster.assets.issued import HORIZON_HOURS, POINT_COLUMNS, described, points_of
 from energy_cloud_dagster.assets.report import (
     DAILY_FRESHNESS,
@@ -92,7 +92,7 @@ def region_load_model_daily(
     now = utc(datetime.fromisoformat(config.as_of)) if config.as_of else _day_end(context)
     with database.begin() as connection:
         timezone = registry.find_region(connection, region).timezone
-        load, temperature = region_history(connection, region, now)
+        load, temperature = region_history(connection, region, now, FIT_WEEKS)
         before = forecasts.newest_selection(connection, key, now)
     if load.empty:
         raise dg.Failure(

@@ -15,13 +15,16 @@ from energy_cloud_dagster.domain.intervals import hour_start
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Weeks of history that the region's model is fitted on.
-TRAINING_WEEKS: Final = 8
+#: Weeks of history that an issue looks back on, and that a fit learns from, where there are so many.
+RECENT_WEEKS: Final = 8
+FIT_WEEKS: Final = 156
 
 
-def region_history(connection: sa.Connection, region: str, now: datetime) -> tuple[pd.Series[float], pd.Series[float]]:
-    """Return the region's load (kWh) and temperature (°C) by hour as known at ``now``."""
-    start = now - timedelta(weeks=TRAINING_WEEKS)
+def region_history(
+    connection: sa.Connection, region: str, now: datetime, weeks: int = RECENT_WEEKS
+) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Return the region's load (kWh) and temperature (°C) of the last ``weeks`` by hour as known at ``now``."""
+    start = now - timedelta(weeks=weeks)
     rows = marts.history(connection, region, ("region_load", "temperature"), start, hour_start(now), now)
     return (
         series_of((row.hour, row.energy_kwh) for row in rows if row.role == "region_load"),

@@ -9,7 +9,7 @@ from energy_cloud_dagster.assets.accuracy import frame_of
 from energy_cloud_dagster.assets.forecasts import BASELINE, load_key, region_load_model_daily
 from energy_cloud_dagster.assets.histories import region_history
 from energy_cloud_dagster.domain.errors import EnergyCloudError
-from energy_cloud_dagster.domain.intervals import rfc3339, run_time
+from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.sensors.automation import STATUS, working
 from energy_cloud_dagster.settings import load_settings
@@ -29,7 +29,7 @@ def forecast_drift(context: dg.SensorEvaluationContext, database: Database) -> d
             if newest is None:
                 return dg.SkipReason(f"no hour of region {region} is validated")
             now = run_time(newest)
-            chosen = forecasts.newest_selection(connection, key, now)
+            chosen = forecasts.newest_selection(connection, key, now + HOUR)  # what the next issue will use
             if chosen is None:
                 return dg.SkipReason(f"nothing was fitted for {key} before {rfc3339(now)}")
             issued = forecasts.issued_between(connection, key, chosen.decided_at, now, BASELINE)

@@ -197,9 +197,9 @@ def test_outlook_is_the_same_hour_of_the_day_before() -> None:
     assert outlook.regressors is not None
     ahead = outlook.regressors["temperature"].loc[START:]
     np.testing.assert_array_equal(ahead, [*range(24, 48), *range(24, 30)])
-    past = outlook.regressors["temperature"].iloc[:168]
-    assert past.index[0] == START - timedelta(hours=168)
-    np.testing.assert_array_equal(past, [*[np.nan] * 120, *range(48)])
+    past = outlook.regressors["temperature"].iloc[:360]
+    assert past.index[0] == START - timedelta(hours=360)
+    np.testing.assert_array_equal(past, [*[np.nan] * 312, *range(48)])
     assert len(outlook.notes) == 1
     assert "diurnal persistence" in outlook.notes[0]
 

@@ -18,8 +18,8 @@ COOLING_ABOVE: Final = 20.0
 HOT_ABOVE: Final = 28.0
 #: Hours over which a building remembers the weather: the trailing mean beside the hour's own temperature.
 MEMORY_HOURS: Final = 24
-#: Hours of the measured past that an outlook begins with: what models with lags of a week look at.
-PAST_HOURS: Final = 168
+#: Hours of the measured past that an outlook begins with: what models with lags of two weeks look at.
+PAST_HOURS: Final = 360
 #: How many days back the outlook looks for the same hour.
 OUTLOOK_DAYS: Final = 7
 
@@ -28,7 +28,7 @@ OUTLOOK_DAYS: Final = 7
 class Outlook:
     """Regressors that ``Fitted.predict`` takes, and what they rest on.
 
-    ``regressors`` has the column ``temperature`` (°C) for the 168 hours before the origin, NaN where none was measured,
+    ``regressors`` has the column ``temperature`` (°C) for the 360 hours before the origin, NaN where none was measured,
     and the horizon after it; None where nothing is known. ``notes`` belong to every forecast that uses it.
     """
 
