@@ -168,14 +168,15 @@ def canonical_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def parsed_text(text: str, name: str) -> dict[str, Any]:
-    """Return the document in ``text``, which must be one of the model ``name`` in format 1."""
+def parsed_text(text: str, name: str, *, formats: tuple[int, ...] = (1,)) -> dict[str, Any]:
+    """Return the document in ``text``, which must be one of the model ``name`` in one of ``formats``."""
     try:
         document = json.loads(text)
     except ValueError as error:
         raise InvalidInput(f"a stored model is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("model") != name or document.get("format") != 1:
-        raise InvalidInput(f"a stored model is not a {name} model of format 1; fit it again")
+    if not isinstance(document, dict) or document.get("model") != name or document.get("format") not in formats:
+        known = " or ".join(map(str, formats))
+        raise InvalidInput(f"a stored model is not a {name} model of format {known}; fit it again")
     return document
 
 

@@ -18,9 +18,9 @@ residuals are those of a forecast whose temperature is that of the day before, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -38,9 +38,22 @@ from energy_cloud_dagster.domain.forecasting.forecast import (
     refuse_look_ahead,
     text_digest,
 )
+from energy_cloud_dagster.domain.forecasting.prophet_start import Start, posterior_mode
+from energy_cloud_dagster.domain.forecasting.prophet_terms import (
+    DEGREE_COLUMNS,
+    HOLIDAY,
+    MEDIUM,
+    SHORT,
+    YEARLY,
+    Season,
+    conditions,
+    context_of,
+    regression_columns,
+    seasonal_terms,
+)
+from energy_cloud_dagster.domain.forecasting.residual_correction import WINDOW, Correction, fit_correction
 from energy_cloud_dagster.domain.forecasting.series import (
     Floats,
-    days_off,
     floats,
     future_index,
     hourly,
@@ -48,31 +61,32 @@ from energy_cloud_dagster.domain.forecasting.series import (
     hours_of_day,
     local,
     residual_bands,
+    value_at,
 )
-from energy_cloud_dagster.domain.forecasting.weather import MEMORY_HOURS, TEMPERATURE, degree_features, trailing_mean
 
 if TYPE_CHECKING:
     from prophet import Prophet
 
 HOUR: Final = pd.Timedelta(hours=1)
+#: Version of the text that is written; version 1 knew no correction.
+FORMAT: Final = 2
 #: Fewest known hours to fit on: two weeks, so that every hour of the week was seen twice.
 LEAST_HOURS: Final = 336
-#: Days of history from which a yearly cycle is fitted too.
+#: Days of history from which residuals are corrected, Saturdays have a shape of their own, a year's cycle is fitted.
+CORRECTED_FROM_DAYS: Final = 28
+MEDIUM_FROM_DAYS: Final = 50
 YEARLY_FROM_DAYS: Final = 350
+#: Hours before the origin that are evaluated: the correction's week and what its gaps and the weather's memory need.
+LOOK_BACK: Final = WINDOW + 72
+#: Fewest known residuals of the last week for a correction.
+LEAST_RESIDUALS: Final = 24
 #: Days after which a forecast says that its model is old.
 OLD_AFTER_DAYS: Final = 14
 #: How far beyond the training range a degree-hour column may go, in its tens of degrees.
 EXTRAPOLATION: Final = 0.5
-
-#: Name, period in days, Fourier pairs, and the kind of day on which it acts.
-SEASONALITIES: Final = (
-    ("daily_workday", 1.0, 10, "workday"),
-    ("daily_day_off", 1.0, 10, "day_off"),
-    ("weekly", 7.0, 3, None),
-)
-YEARLY: Final = ("yearly", 365.25, 4, None)
-
-Season = tuple[str, float, int, str | None]
+#: Standard deviations of the priors, in units of the largest value: Prophet's own, and one that holds regressors in.
+SEASON_PRIOR: Final = 10.0
+REGRESSOR_PRIOR: Final = 0.5
 
 
 @contextmanager
@@ -100,49 +114,6 @@ def load_prophet() -> None:
         import prophet  # noqa: F401
 
 
-def _conditions(index: pd.DatetimeIndex, timezone: str) -> dict[str, npt.NDArray[np.bool_]]:
-    off = days_off(index, timezone)
-    return {"workday": ~off, "day_off": off}
-
-
-def _seasonal_terms(index: pd.DatetimeIndex, timezone: str, seasons: tuple[Season, ...]) -> Floats:
-    """Return Prophet's Fourier columns, shape ``(hours, 2 x sum of orders)``, in its order: sine, cosine by order."""
-    days = np.asarray((local(index, timezone) - pd.Timestamp(0)) / pd.Timedelta(days=1), dtype=np.float64)
-    conditions = _conditions(index, timezone)
-    blocks = []
-    for _, period, order, condition in seasons:
-        angles = 2 * np.pi * days[:, None] * np.arange(1, order + 1) / period
-        block = np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(len(days), 2 * order)
-        blocks.append(block if condition is None else block * conditions[condition][:, None])
-    return np.hstack(blocks)
-
-
-def _regressor_columns(frame: pd.DataFrame) -> dict[str, Floats]:
-    """Return the regression columns of ``frame``, a gapless hourly grid: temperature as degree-hours, others as is."""
-    columns: dict[str, Floats] = {}
-    for name in frame.columns:
-        values = floats(frame[name])
-        if name == TEMPERATURE:
-            columns |= degree_features(values, floats(trailing_mean(frame[name])))
-        else:
-            columns[str(name)] = values
-    return columns
-
-
-def _day_ahead_columns(frame: pd.DataFrame) -> dict[str, Floats]:
-    """Return the columns as a forecast knows them: the temperature is that of the day before.
-
-    The trailing mean is half measured on average over the leads of a day, so it is taken half way.
-    """
-    columns = _regressor_columns(frame)
-    if TEMPERATURE in frame.columns:
-        yesterday = frame[TEMPERATURE].shift(24)
-        memory = trailing_mean(frame[TEMPERATURE])
-        half_way = (memory + memory.shift(24)) / 2
-        columns |= degree_features(floats(yesterday), floats(half_way))
-    return columns
-
-
 @dataclass(frozen=True)
 class FittedProphet:
     """The coefficients of one fit, all in the unit of the series."""
@@ -156,9 +127,12 @@ class FittedProphet:
     seasonal: tuple[float, ...]
     #: Column name, coefficient, largest value that is believed (None: any).
     columns: tuple[tuple[str, float, float | None], ...]
+    #: Bands by hour of the day for a forecast that is not corrected.
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     floor: float | None
+    #: None for a history of less than a month, and for a model that an earlier version stored.
+    correction: Correction | None = None
     name: str = "prophet"
 
     @property
@@ -166,53 +140,68 @@ class FittedProphet:
         """SHA-256 of the text."""
         return text_digest(self.to_text())
 
-    def evaluate(self, index: pd.DatetimeIndex, columns: dict[str, Floats]) -> Floats:
-        """Return the point forecast at ``index`` with the regression ``columns``, not yet cut at the floor."""
-        total = self.level + _seasonal_terms(index, self.timezone, self.seasons) @ np.asarray(self.seasonal)
-        for name, coefficient, most in self.columns:
-            values = columns[name]
-            total = total + coefficient * (values if most is None else np.minimum(values, most))
+    def evaluate(self, index: pd.DatetimeIndex, columns: Mapping[str, Floats]) -> Floats:
+        """Return the regression at ``index``, not corrected and not yet cut at the floor.
+
+        ``columns`` holds what ``regression_columns`` made of the regressors.
+        """
+        total = self.level + seasonal_terms(index, self.timezone, self.seasons, columns.get(HOLIDAY)) @ np.asarray(
+            self.seasonal
+        )
+        if self.columns:
+            total = total + np.column_stack([columns[name] for name, _, _ in self.columns]) @ np.asarray(
+                [coefficient for _, coefficient, _ in self.columns]
+            )
         return np.asarray(total, dtype=np.float64)
 
     def predict(
         self, recent: pd.Series[Any], future_regressors: pd.DataFrame | None, origin: datetime, horizon: int
     ) -> Forecast:
-        """Forecast as ``Fitted`` says. ``recent`` is not used: the level is the one of the fit.
+        """Forecast as ``Fitted`` says: the regression, corrected by its residuals of the week before ``origin``.
 
-        Raises ``InvalidInput`` where a regressor is missing in any hour of the horizon.
+        Where fewer than a day of those residuals is known (of the series, or of a regressor in the past) the
+        regression stands alone and a note says so. Raises ``InvalidInput`` where a regressor is missing in any hour
+        of the horizon.
         """
-        del recent
         refuse_look_ahead(self.train_end, origin)
         index = future_index(origin, horizon)
-        columns: dict[str, Floats] = {}
+        grid = pd.date_range(end=index[-1], periods=horizon + LOOK_BACK, freq="h")
+        frame = pd.DataFrame(index=grid)
         if self.regressors:
             if future_regressors is None or not set(self.regressors) <= set(future_regressors.columns):
                 raise InvalidInput(f"the model needs the regressors {', '.join(self.regressors)}")
-            grid = pd.date_range(end=index[-1], periods=horizon + MEMORY_HOURS - 1, freq="h")
             frame = hourly_frame(future_regressors[list(self.regressors)], grid)
-            missing = int(frame.loc[index].isna().any(axis=1).sum())
+            missing = int(frame.iloc[-horizon:].isna().any(axis=1).sum())
             if missing:
                 raise InvalidInput(f"a regressor is missing in {missing} of {horizon} hours")
-            columns = {name: values[-horizon:] for name, values in _regressor_columns(frame).items()}
-        centre = self.evaluate(index, columns)
-        hours = hours_of_day(index, self.timezone)
+        limits = {name: most for name, _, most in self.columns if most is not None}
+        columns = regression_columns(frame, self.timezone, limits=limits, yearly=self._yearly)
+        regression = self.evaluate(grid, columns)
+        hours = hours_of_day(grid, self.timezone)
         age = (origin - self.train_end).days
-        return banded(
-            index,
-            centre,
-            centre + np.asarray(self.lower)[hours],
-            centre + np.asarray(self.upper)[hours],
-            model=self.name,
-            rung="champion",
-            notes=(f"the model was fitted {age} days before",) if age > OLD_AFTER_DAYS else (),
-            floor=self.floor,
-        )
+        notes = (f"the model was fitted {age} days before",) if age > OLD_AFTER_DAYS else ()
+        centre, ahead = regression[-horizon:], hours[-horizon:]
+        spread = np.column_stack([np.asarray(self.lower)[ahead], np.zeros(horizon), np.asarray(self.upper)[ahead]])
+        if self.correction is not None:
+            residuals = value_at(hourly(_since(recent, grid[0]), before=origin), grid) - regression
+            if np.isfinite(residuals[-horizon - WINDOW : -horizon]).sum() >= LEAST_RESIDUALS:
+                off = conditions(grid, self.timezone, columns.get(HOLIDAY))["resting"]
+                added, spread = self.correction.apply(residuals, context_of(columns, len(grid)), off, hours, horizon)
+                centre = centre + added
+            else:
+                notes = (*notes, "too little of the last week is known to correct the regression")
+        low, middle, high = (centre + spread[:, place] for place in range(3))
+        return banded(index, middle, low, high, model=self.name, rung="champion", notes=notes, floor=self.floor)
+
+    @property
+    def _yearly(self) -> bool:
+        return any(name == YEARLY[0] for name, _, _, _ in self.seasons)
 
     def to_text(self) -> str:
         """Return canonical JSON."""
         document = asdict(self) | {
             "model": self.name,
-            "format": 1,
+            "format": FORMAT,
             "train_start": self.train_start.isoformat(),
             "train_end": self.train_end.isoformat(),
         }
@@ -221,8 +210,9 @@ class FittedProphet:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Return the model that ``to_text`` wrote."""
-        document = parsed_text(text, "prophet")
+        """Return the model that ``to_text`` wrote; format 1 is read too and forecasts as it did, without correction."""
+        document = parsed_text(text, "prophet", formats=(1, FORMAT))
+        correction = document.get("correction")
         return cls(
             timezone=document["timezone"],
             train_start=datetime.fromisoformat(document["train_start"]),
@@ -235,14 +225,24 @@ class FittedProphet:
             lower=tuple(document["lower"]),
             upper=tuple(document["upper"]),
             floor=document["floor"],
+            correction=None if correction is None else Correction.of(correction),
         )
+
+
+def _since(recent: pd.Series[Any], start: pd.Timestamp) -> pd.Series[Any]:
+    """Return the rows from ``start`` on, so that years cost nothing; a faulty index is left to ``hourly``."""
+    if isinstance(recent.index, pd.DatetimeIndex) and recent.index.tz is not None:
+        return recent[recent.index >= start]
+    return recent
 
 
 @dataclass(frozen=True)
 class ProphetModel:
     """Prophet with a flat level, daily shapes by kind of day, a weekly and (from a year on) a yearly cycle.
 
-    The regressor ``temperature`` (°C) enters as degree-hours; any other column (a holiday flag, say) enters linearly.
+    The regressor ``temperature`` (°C) enters as degree-hours; ``holiday`` (0 or 1) makes a day one of rest and has an
+    effect of its own; any other column enters linearly. From a month of history on the residuals of the last week
+    correct the hours ahead.
     """
 
     name: str = "prophet"
@@ -250,35 +250,52 @@ class ProphetModel:
     def fit(
         self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int
     ) -> FittedProphet:
-        """Fit as ``Model`` says; starts Stan as a child process for a fraction of a second per 1,000 hours.
+        """Fit as ``Model`` says; starts Stan as a child process.
 
         Raises ``InvalidInput`` where fewer than 336 hours have a value and all regressors.
         """
         past = hourly(history)
         index = pd.DatetimeIndex(past.index)
         values = floats(past)
-        ahead: dict[str, Floats] = {}
-        columns: dict[str, Floats] = {}
+        frame = pd.DataFrame(index=index)
         names: tuple[str, ...] = ()
         if regressors is not None and not past.empty:
             names = tuple(sorted(str(name) for name in regressors.columns))
-            grid = pd.date_range(end=index[-1], periods=len(index) + MEMORY_HOURS - 1, freq="h")
+            grid = pd.date_range(end=index[-1], periods=len(index) + LOOK_BACK, freq="h")
             frame = hourly_frame(regressors, grid)[list(names)]
-            columns = {name: column[-len(index) :] for name, column in _regressor_columns(frame).items()}
-            ahead = {name: column[-len(index) :] for name, column in _day_ahead_columns(frame).items()}
-        usable = np.isfinite(np.vstack([values, *columns.values()])).all(axis=0)
-        if usable.sum() < LEAST_HOURS:
+        known = np.isfinite(values) & frame.iloc[-len(index) :].notna().all(axis=1).to_numpy()
+        if known.sum() < LEAST_HOURS:
             raise InvalidInput(
-                f"prophet needs {LEAST_HOURS} hours that have a value and all regressors; {int(usable.sum())} have"
+                f"prophet needs {LEAST_HOURS} hours that have a value and all regressors; {int(known.sum())} have"
             )
-        long = index[-1] - index[0] >= pd.Timedelta(days=YEARLY_FROM_DAYS)
-        seasons = (*SEASONALITIES, YEARLY) if long else SEASONALITIES
-        table = _table(index[usable], {name: column[usable] for name, column in columns.items()}, timezone)
-        package = _package_fit(table.assign(y=values[usable]), seasons, tuple(columns), seed)
+        days = (index[-1] - index[0]) / pd.Timedelta(days=1)
+        yearly = days >= YEARLY_FROM_DAYS
+        seasons = (*(MEDIUM if days >= MEDIUM_FROM_DAYS else SHORT), *((YEARLY,) if yearly else ()))
+        columns = regression_columns(frame, timezone, yearly=yearly)
+        columns = {name: column[-len(index) :] for name, column in columns.items()}
+        holiday = columns.get(HOLIDAY)
+        kinds = conditions(index, timezone, holiday)
+        terms = seasonal_terms(index[known], timezone, seasons, None if holiday is None else holiday[known])
+        scales = {name: _scale(column[known]) if name in names else (0.0, 1.0) for name, column in columns.items()}
+        scaled = {name: (column[known] - scales[name][0]) / scales[name][1] for name, column in columns.items()}
+        start = posterior_mode(
+            np.column_stack([terms, *scaled.values()]),
+            values[known],
+            np.asarray([SEASON_PRIOR] * terms.shape[1] + [REGRESSOR_PRIOR] * len(scaled)),
+            days=days,
+        )
+        table = _table(index[known], scaled, {name: kind[known] for name, kind in kinds.items()}, timezone)
+        package = _package_fit(table.assign(y=values[known]), seasons, tuple(columns), seed, start=start)
         level, seasonal, coefficients = _coefficients(package, seasons, tuple(columns))
-        degrees = {name: float(columns[name].max(where=usable, initial=0.0)) for name in columns if name not in names}
-        flat = (0.0,) * 24
-        unbanded = FittedProphet(
+        for name, (middle, width) in scales.items():
+            coefficients[name] /= width
+            level -= coefficients[name] * middle
+        residuals = np.full(len(index), np.nan)
+        residuals[known] = start.residuals
+        hours = hours_of_day(index, timezone)
+        lower, upper = residual_bands(residuals, hours)
+        context = context_of(columns, len(index))
+        return FittedProphet(
             timezone=timezone,
             train_start=index[0].to_pydatetime(),
             train_end=(index[-1] + HOUR).to_pydatetime(),
@@ -287,24 +304,42 @@ class ProphetModel:
             level=level,
             seasonal=seasonal,
             columns=tuple(
-                (name, coefficients[name], degrees[name] + EXTRAPOLATION if name in degrees else None)
+                (
+                    name,
+                    coefficients[name],
+                    float(columns[name][known].max()) + EXTRAPOLATION if name in DEGREE_COLUMNS else None,
+                )
                 for name in columns
             ),
-            lower=flat,
-            upper=flat,
+            lower=tuple(lower.tolist()),
+            upper=tuple(upper.tolist()),
             floor=natural_floor(values),
+            correction=fit_correction(residuals, context, kinds["resting"], hours)
+            if days >= CORRECTED_FROM_DAYS
+            else None,
         )
-        lower, upper = residual_bands(values - unbanded.evaluate(index, ahead), hours_of_day(index, timezone))
-        return replace(unbanded, lower=tuple(lower.tolist()), upper=tuple(upper.tolist()))
 
 
-def _table(index: pd.DatetimeIndex, columns: dict[str, Floats], timezone: str) -> pd.DataFrame:
+def _scale(column: Floats) -> tuple[float, float]:
+    """Return what to subtract from a column of any unit, and by what to divide it; a flag stays as it is."""
+    width = float(column.std())
+    return (0.0, 1.0) if width == 0 or set(np.unique(column)) <= {0.0, 1.0} else (float(column.mean()), width)
+
+
+def _table(
+    index: pd.DatetimeIndex,
+    columns: Mapping[str, Floats],
+    kinds: Mapping[str, npt.NDArray[np.bool_]],
+    timezone: str,
+) -> pd.DataFrame:
     """Return what the package takes: local wall time, kinds of day, regression columns."""
-    return pd.DataFrame({"ds": local(index, timezone)} | _conditions(index, timezone) | columns)
+    return pd.DataFrame({"ds": local(index, timezone)} | dict(kinds) | dict(columns))
 
 
-def _package_fit(table: pd.DataFrame, seasons: tuple[Season, ...], columns: tuple[str, ...], seed: int) -> Prophet:
-    """Return the package's own fitted model of ``table`` with its column ``y``."""
+def _package_fit(
+    table: pd.DataFrame, seasons: tuple[Season, ...], columns: tuple[str, ...], seed: int, start: Start | None = None
+) -> Prophet:
+    """Return the package's own fitted model of ``table`` with its column ``y``, its search begun at ``start``."""
     load_prophet()
     with _quiet():
         from prophet import Prophet
@@ -317,11 +352,14 @@ def _package_fit(table: pd.DataFrame, seasons: tuple[Season, ...], columns: tupl
             uncertainty_samples=0,
         )
         for name, period, order, condition in seasons:
-            model.add_seasonality(name, period=period, fourier_order=order, condition_name=condition)
+            model.add_seasonality(
+                name, period=period, fourier_order=order, prior_scale=SEASON_PRIOR, condition_name=condition
+            )
         for name in columns:
             # A prior as wide as Prophet's would let one mild hour decide what a heat wave does.
-            model.add_regressor(name, prior_scale=0.5, standardize=False)
-        model.fit(table, seed=seed)
+            model.add_regressor(name, prior_scale=REGRESSOR_PRIOR, standardize=False)
+        begin = {} if start is None else {"init": start.parameters()}
+        model.fit(table, seed=seed, **begin)
         if model.stan_backend is not None:
             model.stan_backend.cleanup()  # the CSV files that Stan left
     return model
