@@ -18,8 +18,8 @@ from energy_cloud_dagster.domain.forecasting.series import Floats
 
 LEFT: Final = 62.0
 RIGHT: Final = 14.0
-TOP: Final = 12.0
-BOTTOM: Final = 34.0
+TOP: Final = 22.0
+BOTTOM: Final = 24.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +249,7 @@ def _frame(scale: _Scale, unit: str, ticks: Sequence[Tick]) -> str:
             edge = ' style="text-anchor:end"' if x > scale.width - RIGHT - 3.5 * len(tick.label) else ""
             parts.append(f'<text class="x" x="{x:.1f}" y="{floor + 17:.1f}"{edge}>{escape(tick.label)}</text>')
     if unit:
-        parts.append(f'<text class="unit" x="{LEFT:.1f}" y="{scale.height - 2:.1f}">{escape(unit)}</text>')
+        parts.append(f'<text class="unit" x="{LEFT:.1f}" y="{TOP - 8:.1f}">{escape(unit)}</text>')
     return "".join(parts)
 
 

@@ -51,7 +51,7 @@ Country = Annotated[
     ),
 ]
 Horizon = Annotated[int, typer.Option(min=1, max=336, metavar="HOURS", help="Hours ahead.")]
-Models = Annotated[str, typer.Option(metavar="A,B", help="Models to try, or all.")]
+Models = Annotated[str, typer.Option(metavar="A,B", help="Models to try; all adds lstm, which takes minutes.")]
 Aggregation = Annotated[
     Literal["mean", "sum"], typer.Option(help="Hours from finer rows: mean for power, sum for energy.")
 ]
@@ -88,8 +88,8 @@ def backtest(
     """Judge every model on a series of your own, a day ahead on days that it had not seen.
 
     Each model forecasts from local midnights and is refitted every 14 days on what lies before; bands, the ensemble's
-    weights and the champion of a day rest on earlier days only. MAPE, bias and coverage are read against the last
-    week's values (seasonal_naive): below 1, MASE beats their usual error. Regressors count as perfectly known ahead.
+    weights and the champion of a day rest on earlier days only. The yardstick is last week's value (seasonal_naive): a
+    MASE below 1 beats its usual error. Regressors count as perfectly known ahead.
 
     Example: energy-cloud forecast backtest load.csv --time timestamp --target kw --tz Europe/Paris --report load.html
     """

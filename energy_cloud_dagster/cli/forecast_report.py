@@ -93,6 +93,10 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{1 if value >= 10 else 2}f} %"
+
+
 def ranked(result: Backtest) -> list[ModelResult]:
     """Return the models from the least error to the largest; those that never answered come last."""
     return sorted(result.models.values(), key=lambda one: (one.accuracy.mae is None, one.accuracy.mae or 0.0, one.name))
@@ -103,7 +107,7 @@ def verdict(result: Backtest) -> str:
     best, naive = result.models[result.champion].accuracy, result.models[BASELINE].accuracy
     said = f"The model to use here is {title_of(result.champion)}"
     if best.mape is not None:
-        said += f": {best.mape:.{1 if best.mape >= 10 else 2}f} % off on average"
+        said += f": {_percent(best.mape)} off on average"
     if best.coverage is not None:
         said += f"; its 80 % band held {100 * best.coverage:.0f} % of the hours"
     said += "."
@@ -127,7 +131,7 @@ def backtest_page(series: CsvSeries, result: Backtest, notes: Sequence[str]) -> 
     less = None if not naive.accuracy.mae or score.mae is None else 1 - score.mae / naive.accuracy.mae
     tiles = [
         (title_of(result.champion), "champion"),
-        ("-" if score.mape is None else f"{score.mape:.{1 if score.mape >= 10 else 2}f} %", "mean error (MAPE)"),
+        (_percent(score.mape), "mean error (MAPE)"),
         (number(score.mase), "MASE: 1 is last week's usual error"),
         (_less(less), "error than last week's value"),
         ("-" if score.coverage is None else f"{100 * score.coverage:.0f} %", "of hours inside the 80 % band"),
@@ -176,7 +180,7 @@ def run_page(series: CsvSeries, answer: Forecast, selection: Selection, notes: S
     start = local(answer.index[:1], zone)[0]
     said = f"{_capital(title_of(answer.model))} speaks"
     if score is not None and score.mape is not None:
-        said += f"; over the last {selection.days} days it was {number(score.mape)} % off on average, a day ahead"
+        said += f"; over the last {selection.days} days it was {_percent(score.mape)} off on average, a day ahead"
     if answer.rung != "champion":
         said += f". It is a rung below the champion ({title_of(selection.champion)}): the notes say why"
     peak = int(np.argmax(answer.p50))
@@ -271,7 +275,7 @@ def _followed(result: Backtest) -> str:
     return (
         "<p>The champion is chosen on all forecast days, those before the judged ones among them, and another must be "
         f"better by {100 * MARGIN:.0f} % to replace it. Taking on each judged day the champion of the days before it "
-        f"({escape(names)}) gives MAPE {number(score.mape)} %, MASE {number(score.mase)}: expect that.</p>"
+        f"({escape(names)}) gives MAPE {_percent(score.mape)}, MASE {number(score.mase)}: expect that.</p>"
     )
 
 
