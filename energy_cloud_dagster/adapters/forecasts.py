@@ -122,6 +122,17 @@ def save_model(connection: sa.Connection, fitted: StoredModel) -> None:
     connection.execute(statement, fitted._asdict())
 
 
+def newest_model(connection: sa.Connection, series_key: str, model_name: str, as_of: datetime) -> StoredModel | None:
+    """Return the newest fit of one model before ``as_of``, None where there is none."""
+    row = connection.execute(
+        sa.select(*(model.c[name] for name in StoredModel._fields))
+        .where(model.c.series_key == series_key, model.c.model == model_name, model.c.fitted_at < as_of)
+        .order_by(model.c.fitted_at.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else StoredModel._make(row)
+
+
 class Selection(NamedTuple):
     """One row of ``forecast.selection``: what the fit at ``decided_at`` chose, and why."""
 
