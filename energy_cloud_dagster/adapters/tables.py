@@ -344,6 +344,23 @@ forecast_accuracy = sa.Table(
     schema="forecast",
     comment="Published forecasts against what was measured, by day",
 )
+weather = sa.Table(
+    "weather",
+    metadata,
+    sa.Column("location", sa.Text, primary_key=True, comment="lat,lng in degrees with two decimals"),
+    sa.Column(
+        "variable",
+        sa.Text,
+        primary_key=True,
+        comment="temperature, humidity, irradiance, wind_speed, wind_direction or air_density",
+    ),
+    _stamp("ts", "Start of the hour that it is the mean of", key=True),
+    _stamp("issued_at", "When the platform knew", key=True),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("source", sa.Text, nullable=False, comment="Such as open-meteo"),
+    schema="forecast",
+    comment="Weather forecasts as they were known; a row stands until a later one of its hour differs",
+)
 
 # -- dispatch
 

@@ -10,7 +10,8 @@ EnergyCloudError
 └── PartUnavailable      a database, broker, chain or model did not answer; a later attempt may succeed
     ├── DatabaseUnavailable
     ├── BrokerUnavailable
-    └── ChainUnavailable
+    ├── ChainUnavailable
+    └── WeatherUnavailable
 """
 
 from __future__ import annotations
@@ -79,3 +80,7 @@ class BrokerUnavailable(PartUnavailable):
 
 class ChainUnavailable(PartUnavailable):
     """The EVM node did not answer."""
+
+
+class WeatherUnavailable(PartUnavailable):
+    """The weather service did not answer, or not in its own form."""
