@@ -25,16 +25,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
+from energy_cloud_dagster.domain.forecasting.arrays import packed, unpacked
+from energy_cloud_dagster.domain.forecasting.boosting_training import fit_parts, full_table, residual_of
+from energy_cloud_dagster.domain.forecasting.calendar import holiday_flags
 from energy_cloud_dagster.domain.forecasting.features import (
+    DAY,
+    HOLIDAY,
     LOOK_BACK,
     Grid,
-    Rows,
     grid_of,
     memory_columns,
     rows_of,
     stacked,
     static_design,
-    tree_columns,
 )
 from energy_cloud_dagster.domain.forecasting.forecast import (
     Forecast,
@@ -45,19 +48,11 @@ from energy_cloud_dagster.domain.forecasting.forecast import (
     refuse_look_ahead,
     text_digest,
 )
-from energy_cloud_dagster.domain.forecasting.hour_ridge import Filler, HourRidge, fit_hour_ridge, spread
-from energy_cloud_dagster.domain.forecasting.series import (
-    Floats,
-    Integers,
-    floats,
-    future_index,
-    hourly,
-    hourly_frame,
-)
-from energy_cloud_dagster.domain.forecasting.trees import Forest, grown, joined
+from energy_cloud_dagster.domain.forecasting.hour_ridge import Filler, HourRidge, cells_of
+from energy_cloud_dagster.domain.forecasting.series import Floats, floats, future_index, hourly, hourly_frame, local
+from energy_cloud_dagster.domain.forecasting.trees import Forest
 
 HOUR: Final = pd.Timedelta(hours=1)
-DAY: Final = 24
 #: Fewest known hours to fit on, and to forecast from in the last week.
 LEAST_HOURS: Final = 336
 LEAST_RECENT: Final = 24
@@ -65,42 +60,13 @@ LEAST_RECENT: Final = 24
 YEARLY_FROM_DAYS: Final = 350
 #: Days after which a forecast says that its model is old.
 OLD_AFTER_DAYS: Final = 14
-#: Days over which a training row loses half of its weight, by part.
-HALF_LIFE: Final = {"static": 700.0, "memory": 700.0, "trees": 500.0}
-PENALTY: Final = {"static": 40.0, "memory": 10.0}
 #: A load whose smallest value is at least this share of its median is modelled as a logarithm.
 LOGARITHM_FROM: Final = 0.2
-#: Residuals are cut at this many robust deviations, so that one spike does not bend a regression.
-CUT: Final = 10.0
 #: A forecast stays within the training range and this share of it on both sides.
 BEYOND: Final = 0.25
-
-FORESTS: Final = 4
-ROUNDS: Final = 200
-TREES: Final = {
-    "objective": "l2",
-    "num_leaves": 31,
-    "max_depth": 8,
-    "learning_rate": 0.05,
-    "min_data_in_leaf": 40,
-    "feature_fraction": 0.4,
-    "bagging_fraction": 0.7,
-    "bagging_freq": 1,
-    "lambda_l2": 5.0,
-    "max_bin": 127,
-}
-BAND_ROUNDS: Final = 80
-BANDS: Final = {
-    "objective": "quantile",
-    "num_leaves": 8,
-    "max_depth": 4,
-    "learning_rate": 0.08,
-    "min_data_in_leaf": 100,
-    "feature_fraction": 0.3,
-    "bagging_fraction": 0.5,
-    "bagging_freq": 1,
-    "max_bin": 63,
-}
+#: Days after the fit whose holidays are kept, and how well the calendar's must agree with the column's to be used.
+HOLIDAYS_AHEAD: Final = 400
+HOLIDAYS_AGREE: Final = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +77,8 @@ class FittedBoosting:
     train_start: datetime
     train_end: datetime
     regressors: tuple[str, ...]
+    #: Days since 1970 that the calendar calls holidays, also after the fit: whether tomorrow is one.
+    holidays: tuple[int, ...]
     logarithm: bool
     yearly: bool
     static: HourRidge
@@ -120,6 +88,8 @@ class FittedBoosting:
     centre: Forest
     lower: Forest
     upper: Forest
+    #: What part 1 did not explain in the last weeks of the fit, by the hour up to ``train_end``.
+    tail: npt.NDArray[np.float32]
     #: How much of a day's unexplained load is left a day later, 0 to 1: what widens the bands of further days.
     persistence: float
     #: Where residuals are cut, and the range of the forecast.
@@ -164,6 +134,7 @@ class FittedBoosting:
             hours=LOOK_BACK + horizon,
             timezone=self.timezone,
             names=self.regressors,
+            holidays=frozenset(self.holidays),
         )
         centre, lower, upper = self._answers(grid, horizon)
         age = (origin - self.train_end).days
@@ -178,27 +149,34 @@ class FittedBoosting:
 
     def _answers(self, grid: Grid, horizon: int) -> tuple[Floats, Floats, Floats]:
         """Return centre, lower and upper bound of the last ``horizon`` hours of ``grid``, on the model's scale."""
-        base = static_part(self.static, grid, self.yearly)
+        base = self.static.evaluate(static_design(grid, yearly=self.yearly)[1], grid.hour)
+        residual = self._remembered(grid, residual_of(grid, base, self.cut))
         centre, lower, upper = np.zeros(horizon), np.zeros(horizon), np.zeros(horizon)
         variance, left = 0.0, 1.0
         for first in range(0, horizon, DAY):
-            leads = np.arange(min(DAY, horizon - first))
-            rows = rows_of(np.array([LOOK_BACK + first]), leads)
-            table, guess = self.table(grid, rows, base)
+            rows = rows_of(np.array([LOOK_BACK + first]), np.arange(min(DAY, horizon - first)))
+            place = rows.place
+            memory = stacked(memory_columns(grid, rows, residual))
+            guess = base[place] + self.memory.evaluate(memory, cells_of(grid.hour[place], rows.lead))
+            table = self.filler(full_table(grid, rows, memory, base, guess)).astype(np.float32)
             variance, left = variance + left, left * self.persistence**2
             factor = np.sqrt(variance)
-            day = slice(first, first + len(leads))
+            day = slice(first, first + len(place))
             centre[day] = guess + self.centre.evaluate(table)
             lower[day] = centre[day] + factor * np.minimum(self.lower.evaluate(table), 0.0)
             upper[day] = centre[day] + factor * np.maximum(self.upper.evaluate(table), 0.0)
-            grid.load[rows.place] = centre[day]
+            grid.load[place] = centre[day]
+            residual[place] = np.clip(centre[day] - base[place], -self.cut, self.cut)
         return centre, lower, upper
 
-    def table(self, grid: Grid, rows: Rows, base: Floats) -> tuple[npt.NDArray[np.float32], Floats]:
-        """Return the columns of the trees for ``rows``, shape ``(rows, columns)``, and parts 1 and 2 together."""
-        memory = memory_table(grid, rows, base, self.cut)
-        guess = base[rows.place] + self.memory.evaluate(memory, grid.hour[rows.place])
-        return self.filler(full_table(grid, rows, memory, base, guess)).astype(np.float32), guess
+    def _remembered(self, grid: Grid, residual: Floats) -> Floats:
+        """Return ``residual`` with the hours that the fit saw taken from there: their weather need not be given."""
+        end = int((pd.Timestamp(self.train_end) - grid.index[0]) / HOUR)
+        first = max(end - len(self.tail), 0)
+        if end > first:
+            kept = self.tail[len(self.tail) - (end - first) :].astype(np.float64)
+            residual[first:end] = np.where(np.isfinite(kept), kept, residual[first:end])
+        return residual
 
     def _unscaled(self, values: Floats) -> Floats:
         return np.exp(np.minimum(values, 300.0)) if self.logarithm else values
@@ -213,6 +191,8 @@ class FittedBoosting:
                 "train_start": self.train_start.isoformat(),
                 "train_end": self.train_end.isoformat(),
                 "regressors": self.regressors,
+                "holidays": self.holidays,
+                "tail": packed(self.tail),
                 "logarithm": self.logarithm,
                 "yearly": self.yearly,
                 "persistence": self.persistence,
@@ -234,6 +214,8 @@ class FittedBoosting:
                 train_start=datetime.fromisoformat(document["train_start"]),
                 train_end=datetime.fromisoformat(document["train_end"]),
                 regressors=tuple(document["regressors"]),
+                holidays=tuple(document["holidays"]),
+                tail=unpacked(document["tail"]),
                 **{
                     name: document[name]
                     for name in ("logarithm", "yearly", "persistence", "cut", "low", "high", "floor")
@@ -262,19 +244,22 @@ def _scaled(values: pd.Series[float], logarithm: bool) -> pd.Series[float]:
     return pd.Series(np.log(floats(values.where(values > 0))), index=values.index)
 
 
-def static_part(static: HourRidge, grid: Grid, yearly: bool) -> Floats:
-    """Return part 1 at every hour of ``grid``."""
-    return static.evaluate(static_design(grid, yearly=yearly)[1], grid.hour)
+def _holidays(frame: pd.DataFrame | None, index: pd.DatetimeIndex, timezone: str) -> tuple[int, ...]:
+    """Return the calendar's holidays of ``index`` and after it, none where the column of ``frame`` has others."""
+    if frame is None or HOLIDAY not in frame.columns:
+        return ()
+    days = pd.date_range(index[0], index[-1] + pd.Timedelta(days=HOLIDAYS_AHEAD), freq="D")
+    named = _days(days[holiday_flags(days, timezone).to_numpy() > 0], timezone)
+    flags = frame.loc[index, HOLIDAY]
+    own = _days(pd.DatetimeIndex(flags.index[floats(flags) > 0]), timezone)
+    seen = _days(pd.DatetimeIndex(flags.index[np.isfinite(floats(flags))]), timezone)
+    both = (named & seen) | own
+    return tuple(sorted(named)) if len(named & own) >= HOLIDAYS_AGREE * len(both) else ()
 
 
-def memory_table(grid: Grid, rows: Rows, base: Floats, cut: float) -> Floats:
-    """Return the columns of part 2, shape ``(rows, columns)``; residuals beyond ``cut`` are cut."""
-    return stacked(memory_columns(grid, rows, np.clip(grid.load - base, -cut, cut)))
-
-
-def full_table(grid: Grid, rows: Rows, memory: Floats, base: Floats, guess: Floats) -> Floats:
-    """Return the columns of part 3: those of part 2, those of the trees alone, and what parts 1 and 2 say."""
-    return np.hstack([memory, stacked(tree_columns(grid, rows)), base[rows.place][:, None], guess[:, None]])
+def _days(index: pd.DatetimeIndex, timezone: str) -> set[int]:
+    """Return the local days of ``index`` since 1970."""
+    return set((local(index, timezone).as_unit("s").asi8 // 86400).tolist())
 
 
 @dataclass(frozen=True)
@@ -304,108 +289,28 @@ class GradientBoosting:
         if regressors is not None and names:
             frame = hourly_frame(regressors, pd.date_range(start, periods=hours, freq="h"))
         logarithm = float(known.min()) > LOGARITHM_FROM * float(np.median(known))
+        holidays = _holidays(frame, pd.DatetimeIndex(past.index), timezone)
         grid = grid_of(
-            _scaled(past, logarithm), frame, start=start.to_pydatetime(), hours=hours, timezone=timezone, names=names
+            _scaled(past, logarithm),
+            frame,
+            start=start.to_pydatetime(),
+            hours=hours,
+            timezone=timezone,
+            names=names,
+            holidays=frozenset(holidays),
         )
+        yearly = len(past) >= YEARLY_FROM_DAYS * DAY
         margin = BEYOND * float(known.max() - known.min())
         return FittedBoosting(
             timezone=timezone,
             train_start=past.index[0].to_pydatetime(),
             train_end=(past.index[-1] + HOUR).to_pydatetime(),
             regressors=names,
+            holidays=holidays,
             logarithm=logarithm,
-            yearly=len(past) >= YEARLY_FROM_DAYS * DAY,
+            yearly=yearly,
             low=float(known.min()) - margin,
             high=float(known.max()) + margin,
             floor=natural_floor(values),
-            **_parts(grid, yearly=len(past) >= YEARLY_FROM_DAYS * DAY, seed=seed),
+            **fit_parts(grid, yearly=yearly, seed=seed),
         )
-
-
-def _weights(grid: Grid, places: Integers, part: str) -> Floats:
-    return np.asarray(0.5 ** ((grid.size - places) / DAY / HALF_LIFE[part]))
-
-
-def training_rows(grid: Grid, seed: int) -> Rows:
-    """Return the rows of a fit: from every local midnight a day ahead, and from as many hours drawn by ``seed``.
-
-    Forecasts are made at midnight for a day and at every hour for the next ones; both are trained for. Rows whose
-    load is not known are left out; a short history gives more origins a day.
-    """
-    days = (grid.size - LOOK_BACK) // DAY
-    first = LOOK_BACK + DAY * (14 if days >= 60 else 7 if days >= 21 else 4)
-    hours = np.arange(first, grid.size - DAY + 1)
-    midnights = hours[grid.hour[hours] == 0]
-    draws = 1 if days >= 180 else 3
-    random = np.random.default_rng(seed)
-    drawn = np.unique(np.concatenate([midnights + random.integers(1, DAY, len(midnights)) for _ in range(draws)]))
-    origins = np.sort(np.concatenate([midnights, drawn[drawn + DAY <= grid.size]]))
-    rows = rows_of(origins, np.arange(DAY))
-    usable = np.isfinite(grid.load[rows.place])
-    return Rows(rows.origin[usable], rows.lead[usable])
-
-
-def _parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
-    """Return the fitted parts of ``grid``, whose first ``LOOK_BACK`` hours have no load."""
-    hours = np.flatnonzero(np.isfinite(grid.load))
-    design = static_design(grid, yearly=yearly)[1]
-    static = fit_hour_ridge(
-        design[hours], grid.load[hours], grid.hour[hours], _weights(grid, hours, "static"), penalty=PENALTY["static"]
-    )
-    base = static.evaluate(design, grid.hour)
-    residual = grid.load - base
-    cut = CUT * (spread(residual) or float(np.nanstd(residual)) or 1.0)
-    rows = training_rows(grid, seed)
-    place = rows.place
-    table = memory_table(grid, rows, base, cut)
-    target = np.clip(residual[place], -cut, cut)
-    memory = fit_hour_ridge(table, target, grid.hour[place], _weights(grid, place, "memory"), penalty=PENALTY["memory"])
-    guess = base[place] + memory.evaluate(table, grid.hour[place])
-    columns = full_table(grid, rows, table, base, guess)
-    filler = Filler.fit(columns)
-    forests = _forests(
-        filler(columns).astype(np.float32),
-        target - (guess - base[place]),
-        _weights(grid, place, "trees"),
-        (grid.day[place] // 7).astype(np.int64),
-        seed,
-    )
-    return {
-        "static": static,
-        "memory": memory,
-        "filler": filler,
-        "persistence": _persistence(residual),
-        "cut": cut,
-    } | forests
-
-
-def _persistence(residual: Floats) -> float:
-    """Return the correlation of the residual with that of the day before, cut to 0 and 0.95."""
-    today, yesterday = residual[DAY:], residual[:-DAY]
-    both = np.isfinite(today) & np.isfinite(yesterday)
-    if both.sum() < DAY or not today[both].std() or not yesterday[both].std():
-        return 0.0
-    return float(np.clip(np.corrcoef(today[both], yesterday[both])[0, 1], 0.0, 0.95))
-
-
-def _forests(
-    table: npt.NDArray[np.float32], target: Floats, weights: Floats, weeks: Integers, seed: int
-) -> dict[str, Forest]:
-    """Return the forests of P50, P10 and P90: the last two on the errors of forests that did not see the week."""
-    scale = float(np.sqrt(np.average(target**2, weights=weights))) or 1.0
-    members, honest = [], np.zeros(len(target))
-    for number in range(FORESTS):
-        held = weeks % FORESTS == number
-        settings = {**TREES, "seed": seed * FORESTS + number}
-        forest = grown(table[~held], target[~held] / scale, weights[~held], rounds=ROUNDS, settings=settings)
-        members.append(forest)
-        honest[held] = forest.evaluate(table[held])
-    centre = joined(members, scale / FORESTS)
-    errors = target / scale - honest
-    bands = {
-        name: joined(
-            [grown(table, errors, weights, rounds=BAND_ROUNDS, settings={**BANDS, "alpha": alpha, "seed": seed})], scale
-        )
-        for name, alpha in (("lower", 0.1), ("upper", 0.9))
-    }
-    return {"centre": centre, **bands}

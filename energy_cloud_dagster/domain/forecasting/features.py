@@ -18,9 +18,12 @@ import pandas as pd
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers, floats, hour_of, local
 from energy_cloud_dagster.domain.forecasting.weather import TEMPERATURE
 
-#: Hours before an origin that a row may look at: two weeks, and the hour that a change of clocks moves.
-LOOK_BACK: Final = 14 * 24 + 2
+#: Days over which the long memory of an hour of the day goes back.
+LONG_DAYS: Final = 28
+#: Hours before an origin that a row may look at: four weeks, a day, and the hour that a change of clocks moves.
+LOOK_BACK: Final = (LONG_DAYS + 1) * 24 + 2
 HOLIDAY: Final = "holiday"
+DAY: Final = 24
 #: Degrees Celsius where the answer of a load to the temperature may bend.
 KNOTS: Final = (8.0, 12.0, 15.0, 18.0, 21.0, 24.0, 27.0, 30.0, 34.0)
 #: The same for its trailing means, which move less.
@@ -35,13 +38,17 @@ class Grid:
     load: Floats
     #: Regressors by name.
     columns: Mapping[str, Floats]
-    #: Local hour of the day, day of the week (0 is Monday), day since 1970, day of the year (from 0).
+    #: Local hour of the day, day of the week (0 is Monday), day since 1970, day of the year (from 0, 29 February
+    #: counts as the 28th).
     hour: Integers
     weekday: Integers
     day: Integers
     year_day: Integers
     #: Hours that the local clock is ahead of UTC, whole.
     ahead: Integers
+    #: 1 on days off (weekend or holiday) of the local calendar as far as it is known, a day longer than the grid on
+    #: both sides: entry ``i + 24`` belongs to hour ``i``.
+    rest: Floats
 
     @property
     def size(self) -> int:
@@ -51,8 +58,17 @@ class Grid:
     @property
     def off(self) -> Floats:
         """Return 1 on Saturdays, Sundays and holidays, else 0."""
-        weekend = (self.weekday >= 5).astype(np.float64)
-        return np.maximum(weekend, self.holiday)
+        return self.rest[DAY:-DAY]
+
+    @property
+    def bridge(self) -> Floats:
+        """Return 1 on a workday between two days off, else 0."""
+        return self.rest[: -2 * DAY] * (1.0 - self.off) * self.rest[2 * DAY :]
+
+    @property
+    def eve(self) -> Floats:
+        """Return 1 on a workday before a day off that is no Saturday, else 0."""
+        return np.asarray((1.0 - self.off) * self.rest[2 * DAY :] * (self.weekday != 4), dtype=np.float64)
 
     @property
     def holiday(self) -> Floats:
@@ -69,25 +85,41 @@ def grid_of(
     hours: int,
     timezone: str,
     names: tuple[str, ...],
+    holidays: frozenset[int] = frozenset(),
 ) -> Grid:
-    """Return the grid of ``hours`` hours from ``start`` on; ``load`` and ``regressors`` have a sorted UTC index."""
+    """Return the grid of ``hours`` hours from ``start`` on; ``load`` and ``regressors`` have a sorted UTC index.
+
+    ``holidays`` are days since 1970 that the calendar knows beyond the regressors (the day after the last hour).
+    """
     index = pd.date_range(hour_of(start), periods=hours, freq="h")
-    wall = local(index, timezone)
-    days = np.asarray(wall.normalize().as_unit("s").asi8 // 86400, dtype=np.int64)
-    ahead = np.rint((wall.as_unit("s").asi8 - index.as_unit("s").asi8) / 3600)
+    wide = pd.date_range(index[0] - pd.Timedelta(days=1), periods=hours + 2 * DAY, freq="h")
+    wall = local(wide, timezone)
+    seconds = np.asarray(wall.as_unit("s").asi8, dtype=np.int64)
+    day = seconds // 86400
+    weekday = (day + 3) % 7  # 1 January 1970 was a Thursday
+    ahead = np.rint((seconds - np.asarray(wide.as_unit("s").asi8)) / 3600).astype(np.int64)
+    year_day = np.asarray(wall.day_of_year, dtype=np.int64) - 1
+    year_day = year_day - (np.asarray(wall.is_leap_year) & (year_day > 58))
     columns = {}
     if regressors is not None and names:
         table = regressors.reindex(index)
         columns = {name: floats(table[name]) for name in names}
+    rest = (weekday >= 5).astype(np.float64)
+    if holidays:
+        rest = np.maximum(rest, np.isin(day, np.fromiter(holidays, dtype=np.int64)))
+    if HOLIDAY in columns:
+        rest[DAY:-DAY] = np.maximum(rest[DAY:-DAY], np.nan_to_num(columns[HOLIDAY]) > 0)
+    inner = slice(DAY, -DAY)
     return Grid(
         index=index,
         load=floats(load.reindex(index)).copy(),  # a forecast of several days writes its first ones into it
         columns=columns,
-        hour=np.asarray(wall.hour, dtype=np.int64),
-        weekday=np.asarray(wall.day_of_week, dtype=np.int64),
-        day=days,
-        year_day=np.asarray(wall.day_of_year, dtype=np.int64) - 1,
-        ahead=np.asarray(ahead, dtype=np.int64),
+        hour=(seconds // 3600 % 24)[inner],
+        weekday=weekday[inner],
+        day=day[inner],
+        year_day=year_day[inner],
+        ahead=ahead[inner],
+        rest=rest,
     )
 
 
@@ -148,6 +180,8 @@ def static_design(grid: Grid, *, yearly: bool) -> tuple[list[str], Floats]:
         columns["holiday"] = holiday * (grid.weekday < 5)
         columns["holiday_weekend"] = holiday * (grid.weekday >= 5)
         columns["after_holiday"] = before(holiday, 24) * working
+        columns["bridge"] = grid.bridge
+        columns["eve"] = grid.eve
     off = grid.off
     if yearly:
         angle = 2 * np.pi * (grid.year_day + grid.hour / 24) / 365.25
@@ -158,6 +192,7 @@ def static_design(grid: Grid, *, yearly: bool) -> tuple[list[str], Floats]:
         columns["year_cos_off"] = np.cos(angle) * off
         for name, (first, last) in YEAR_END.items():
             columns[name] = _in_days(grid.year_day, first, last)
+        columns["year_end_off"] = columns["year_end"] * off
     weather = weather_columns(grid)
     if weather:
         for name, knots in (("t", KNOTS), ("t3", MEAN_KNOTS), ("t24", MEAN_KNOTS), ("t36", MEAN_KNOTS)):
@@ -175,11 +210,12 @@ def static_design(grid: Grid, *, yearly: bool) -> tuple[list[str], Floats]:
     return list(columns), np.column_stack(list(columns.values()))
 
 
-#: The weeks around the turn of the year, days of the year from 0 (a leap year moves them by one).
+#: The weeks around the turn of the year, days of the year from 0.
 YEAR_END: Final = {
-    "before_christmas": (352, 357),
-    "christmas": (358, 360),
-    "year_end": (361, 364),
+    "before_christmas": (353, 356),
+    "christmas_eve": (357, 357),
+    "christmas": (358, 359),
+    "year_end": (360, 364),
     "new_year": (0, 4),
     "early_january": (5, 14),
     "late_january": (15, 25),
@@ -237,6 +273,19 @@ def at(values: Floats, places: Integers) -> Floats:
     return np.where(places >= 0, values[np.maximum(places, 0)], np.nan)
 
 
+def daily_trailing(values: Floats, days: int) -> Floats:
+    """Return the mean of each value and those of 24, 48 … hours before, ``days`` in all, over what is known."""
+    size = len(values)
+    length = -(-size // DAY) * DAY
+    square = np.concatenate([values, np.full(length - size, np.nan)]).reshape(-1, DAY)
+    known = np.isfinite(square)
+    sums = np.cumsum(np.where(known, square, 0.0), axis=0)
+    counts = np.cumsum(known, axis=0)
+    sums[days:] = sums[days:] - sums[:-days].copy() if len(sums) > days else sums[days:]
+    counts[days:] = counts[days:] - counts[:-days].copy() if len(counts) > days else counts[days:]
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).ravel()[:size]
+
+
 def memory_columns(grid: Grid, rows: Rows, residual: Floats) -> dict[str, Floats]:
     """Return what the last days say of each row, from ``residual``: load minus what calendar and weather explain.
 
@@ -244,32 +293,50 @@ def memory_columns(grid: Grid, rows: Rows, residual: Floats) -> dict[str, Floats
     """
     columns: dict[str, Floats] = {}
     back = rows.days_back
+    origin = rows.origin
+    yesterday = same_hour(grid, rows, back)
     lags = [at(residual, same_hour(grid, rows, back + number)) for number in range(7)]
     for number in (0, 1, 2, 6):
         columns[f"day_{number + 1}"] = lags[number]
-    stacked = np.column_stack(lags)
-    with np.errstate(invalid="ignore"):
-        columns["days_mean"] = _row_mean(stacked)
-    known = at(residual, rows.origin - 1)
-    last3 = at(trailing(residual, 3), rows.origin - 1)
-    fade = np.exp(-rows.lead / 3.0)
-    fade_long = np.exp(-rows.lead / 12.0)
-    columns["last"] = known * fade
-    columns["last_slow"] = known * fade_long
-    columns["last_3"] = last3
-    columns["last_3_slow"] = last3 * fade_long
-    columns["before_last"] = at(residual, rows.origin - 2) * fade
-    columns["last_8"] = at(trailing(residual, 8), rows.origin - 1)
-    columns["last_24"] = at(trailing(residual, 24), rows.origin - 1)
-    columns["last_72"] = at(trailing(residual, 72), rows.origin - 1)
-    columns["last_168"] = at(trailing(residual, 168), rows.origin - 1)
+    columns["days_7"] = _row_mean(np.column_stack(lags))
+    for days in (14, LONG_DAYS):
+        columns[f"days_{days}"] = at(daily_trailing(residual, days), yesterday)
+    means = {hours: trailing(residual, hours) for hours in (3, 8, 24, 72, 168)}
+    fade, fade_long = np.exp(-rows.lead / 3.0), np.exp(-rows.lead / 12.0)
+    columns["last"] = at(residual, origin - 1) * fade
+    columns["last_slow"] = at(residual, origin - 1) * fade_long
+    columns["before_last"] = at(residual, origin - 2) * fade
+    for hours, mean in means.items():
+        columns[f"last_{hours}"] = at(mean, origin - 1)
+    columns["last_3_slow"] = columns["last_3"] * fade_long
+    columns["growth"] = (columns["last_3"] - at(means[3], origin - 25)) * fade_long
     # the neighbours of yesterday's hour, where they are before the origin
-    yesterday = same_hour(grid, rows, back)
     for step in (-2, -1, 1, 2):
-        near = np.minimum(yesterday + step, rows.origin - 1)
+        near = np.minimum(yesterday + step, origin - 1)
         columns[f"near_{step:+d}"] = at(residual, np.where(yesterday < 0, -1, near))
-    # what yesterday's residual was at the hour of the origin: has it grown since?
-    columns["growth"] = (last3 - at(trailing(residual, 3), rows.origin - 25)) * fade_long
+    return columns | _profile_columns(grid, rows, residual, means[3])
+
+
+def _profile_columns(grid: Grid, rows: Rows, residual: Floats, mean: Floats) -> dict[str, Floats]:
+    """Return the last day by the hour of the clock, and its three-hour means by season and kind of day.
+
+    What an afternoon says of the next one is not the same in summer and winter, nor from a Friday to a Saturday.
+    """
+    columns: dict[str, Floats] = {}
+    before_origin = grid.hour[rows.origin - 1]
+    place = rows.place
+    for hour in range(24):
+        columns[f"clock_{hour}"] = at(residual, rows.origin - 1 - (before_origin - hour) % 24)
+    off = grid.off[place]
+    changed = (off != at(grid.off, same_hour(grid, rows, rows.days_back))).astype(np.float64)
+    columns["off_again"] = off * (1.0 - changed)
+    columns["work_after_off"] = (1.0 - off) * changed
+    angle = 2 * np.pi * grid.year_day[place] / 365.25
+    season = {"off": off, "changed": changed, "cos": np.cos(angle), "sin": np.sin(angle)}
+    for hour in range(2, 24, 3):
+        block = at(mean, rows.origin - 1 - (before_origin - hour) % 24)
+        for name, factor in season.items():
+            columns[f"clock_{hour}_{name}"] = block * factor
     return columns
 
 
@@ -296,6 +363,7 @@ def tree_columns(grid: Grid, rows: Rows) -> dict[str, Floats]:
         "year_day": grid.year_day[place].astype(np.float64),
         "off": off[place],
         "off_yesterday": at(off, yesterday),
+        "bridge": grid.bridge[place],
         "load_1": at(grid.load, yesterday),
         "load_2": at(grid.load, same_hour(grid, rows, back + 1)),
         "load_7": at(grid.load, last_week),

@@ -1,0 +1,193 @@
+"""How the parts of gradient boosting are fitted, and the columns that fit and forecast share."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from energy_cloud_dagster.domain.forecasting.features import (
+    DAY,
+    LONG_DAYS,
+    LOOK_BACK,
+    Grid,
+    Rows,
+    memory_columns,
+    rows_of,
+    stacked,
+    static_design,
+    tree_columns,
+)
+from energy_cloud_dagster.domain.forecasting.hour_ridge import (
+    LEAD_PARTS,
+    Filler,
+    HourRidge,
+    cells_of,
+    fit_hour_ridge,
+    spread,
+)
+from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
+from energy_cloud_dagster.domain.forecasting.trees import Forest, grown, joined
+
+#: Days over which a training row loses half of its weight, by part.
+HALF_LIFE: Final = {"static": 700.0, "memory": 700.0, "trees": 500.0}
+PENALTY: Final = {"static": 40.0, "memory": 25.0}
+#: Residuals are cut at this many robust deviations, so that one spike does not bend a forecast.
+CUT: Final = 10.0
+
+FORESTS: Final = 4
+ROUNDS: Final = 200
+TREES: Final = {
+    "objective": "l1",
+    "num_leaves": 31,
+    "max_depth": 8,
+    "learning_rate": 0.05,
+    "min_data_in_leaf": 40,
+    "feature_fraction": 0.4,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "max_bin": 127,
+}
+BAND_ROUNDS: Final = 80
+BANDS: Final = {
+    "objective": "quantile",
+    "num_leaves": 8,
+    "max_depth": 4,
+    "learning_rate": 0.08,
+    "min_data_in_leaf": 100,
+    "feature_fraction": 0.3,
+    "bagging_fraction": 0.5,
+    "bagging_freq": 1,
+    "max_bin": 63,
+}
+
+
+def residual_of(grid: Grid, base: Floats, cut: float) -> Floats:
+    """Return load minus ``base``, cut at ``cut``; not known where a regressor is not, for the base is none there."""
+    residual = np.clip(grid.load - base, -cut, cut)
+    for values in grid.columns.values():
+        residual = np.where(np.isfinite(values), residual, np.nan)
+    return residual
+
+
+def full_table(grid: Grid, rows: Rows, memory: Floats, base: Floats, guess: Floats) -> Floats:
+    """Return the columns of part 3: those of part 2, those of the trees alone, and what parts 1 and 2 say."""
+    return np.hstack([memory, stacked(tree_columns(grid, rows)), base[rows.place][:, None], guess[:, None]])
+
+
+def training_rows(grid: Grid, seed: int) -> Rows:
+    """Return the rows of a fit: from every local midnight a day ahead, and from as many hours drawn by ``seed``.
+
+    Forecasts are made at midnight for a day and at every hour for the next ones; both are trained for. Rows whose
+    load is not known are left out; a short history gives more origins a day.
+    """
+    days = (grid.size - LOOK_BACK) // DAY
+    first = LOOK_BACK + DAY * (LONG_DAYS if days >= 180 else 14 if days >= 60 else 7 if days >= 21 else 4)
+    hours = np.arange(first, grid.size - DAY + 1)
+    midnights = hours[grid.hour[hours] == 0]
+    draws = 1 if days >= 180 else 3
+    random = np.random.default_rng(seed)
+    drawn = np.unique(np.concatenate([midnights + random.integers(1, DAY, len(midnights)) for _ in range(draws)]))
+    origins = np.sort(np.concatenate([midnights, drawn[drawn + DAY <= grid.size]]))
+    rows = rows_of(origins, np.arange(DAY))
+    usable = np.isfinite(grid.load[rows.place])
+    return Rows(rows.origin[usable], rows.lead[usable])
+
+
+def weights_of(grid: Grid, places: Integers, part: str) -> Floats:
+    """Return what the rows at ``places`` weigh in a ``part``: half as much after each half-life."""
+    return np.asarray(0.5 ** ((grid.size - places) / DAY / HALF_LIFE[part]), dtype=np.float64)
+
+
+def fit_static(grid: Grid, design: Floats) -> HourRidge:
+    """Return part 1 of ``grid`` from its ``design``."""
+    hours = np.flatnonzero(np.isfinite(grid.load))
+    return fit_hour_ridge(
+        design[hours],
+        grid.load[hours],
+        grid.hour[hours],
+        weights_of(grid, hours, "static"),
+        parts=1,
+        days=len(hours) / DAY,
+        penalty=PENALTY["static"],
+    )
+
+
+def fit_memory(grid: Grid, rows: Rows, table: Floats, target: Floats) -> HourRidge:
+    """Return part 2: the regression of ``target`` on ``table``, both by row."""
+    return fit_hour_ridge(
+        table,
+        target,
+        cells_of(grid.hour[rows.place], rows.lead),
+        weights_of(grid, rows.place, "memory"),
+        parts=LEAD_PARTS,
+        days=len(np.unique(rows.origin // DAY)),
+        penalty=PENALTY["memory"],
+    )
+
+
+def fit_parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
+    """Return the fitted parts of ``grid``, whose first ``LOOK_BACK`` hours have no load, by their names."""
+    design = static_design(grid, yearly=yearly)[1]
+    static = fit_static(grid, design)
+    base = static.evaluate(design, grid.hour)
+    raw = residual_of(grid, base, np.inf)
+    cut = CUT * (spread(raw) or float(np.nanstd(raw)) or 1.0)
+    residual = np.clip(raw, -cut, cut)
+    rows = training_rows(grid, seed)
+    place = rows.place
+    table = stacked(memory_columns(grid, rows, residual))
+    target = np.clip(grid.load[place] - base[place], -cut, cut)
+    memory = fit_memory(grid, rows, table, target)
+    remembered = memory.evaluate(table, cells_of(grid.hour[place], rows.lead))
+    columns = full_table(grid, rows, table, base, base[place] + remembered)
+    filler = Filler.fit(columns)
+    forests = _forests(
+        filler(columns).astype(np.float32),
+        target - remembered,
+        weights_of(grid, place, "trees"),
+        (grid.day[place] // 7).astype(np.int64),
+        seed,
+    )
+    return {
+        "static": static,
+        "memory": memory,
+        "filler": filler,
+        "persistence": _persistence(residual),
+        "cut": cut,
+        "tail": residual[-(LONG_DAYS + 1) * DAY :].astype(np.float32),
+    } | forests
+
+
+def _persistence(residual: Floats) -> float:
+    """Return the correlation of the residual with that of the day before, cut to 0 and 0.95."""
+    today, yesterday = residual[DAY:], residual[:-DAY]
+    both = np.isfinite(today) & np.isfinite(yesterday)
+    if both.sum() < DAY or not today[both].std() or not yesterday[both].std():
+        return 0.0
+    return float(np.clip(np.corrcoef(today[both], yesterday[both])[0, 1], 0.0, 0.95))
+
+
+def _forests(
+    table: npt.NDArray[np.float32], target: Floats, weights: Floats, weeks: Integers, seed: int
+) -> dict[str, Forest]:
+    """Return the forests of P50, P10 and P90: the last two on the errors of forests that did not see the week."""
+    scale = float(np.sqrt(np.average(target**2, weights=weights))) or 1.0
+    members, honest = [], np.zeros(len(target))
+    for number in range(FORESTS):
+        held = weeks % FORESTS == number
+        settings = {**TREES, "seed": seed * FORESTS + number}
+        forest = grown(table[~held], target[~held] / scale, weights[~held], rounds=ROUNDS, settings=settings)
+        members.append(forest)
+        honest[held] = forest.evaluate(table[held])
+    centre = joined(members, scale / FORESTS)
+    errors = target / scale - honest
+    bands = {
+        name: joined(
+            [grown(table, errors, weights, rounds=BAND_ROUNDS, settings={**BANDS, "alpha": alpha, "seed": seed})], scale
+        )
+        for name, alpha in (("lower", 0.1), ("upper", 0.9))
+    }
+    return {"centre": centre, **bands}
