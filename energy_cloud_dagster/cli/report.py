@@ -121,7 +121,10 @@ def _plans(
 
 
 def _forecast(connection: sa.Connection, region_id: str, start: datetime, end: datetime) -> dict[str, dict[str, float]]:
-    """Return the error of the hour-ahead forecasts of the region's load against what was measured, by model."""
+    """Return the error of the hour-ahead forecasts of the region's load against what was measured, by model.
+
+    ``published`` is what the next stages used, hour by hour.
+    """
     from energy_cloud_dagster.adapters import forecasts, marts
 
     actual = {
@@ -138,8 +141,9 @@ def _forecast(connection: sa.Connection, region_id: str, start: datetime, end: d
         for point in forecasts.issued(
             connection, run_time(hour - 2 * HOUR), prefixes=(key,), ts=hour, chosen_only=False
         ):
-            errors.setdefault(point.model, []).append(abs(point.p50 - actual[hour]) / actual[hour] * 100)
-            inside[point.model] += point.p10 <= actual[hour] <= point.p90
+            for name in (point.model, "published") if point.chosen else (point.model,):
+                errors.setdefault(name, []).append(abs(point.p50 - actual[hour]) / actual[hour] * 100)
+                inside[name] += point.p10 <= actual[hour] <= point.p90
     return {
         name: {"mape": round(sum(found) / len(found), 2), "coverage": round(inside[name] / len(found), 2)}
         for name, found in errors.items()
@@ -198,7 +202,9 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     replayed, audited, prices = found["replayed"], found["audit"], found["prices"]
     forecast = "\n".join(
         f"{name}: MAPE {one['mape']} % two hours ahead, {100 * one['coverage']:.0f} % within its 80 % band"
-        for name, one in sorted(found["forecast"].items(), key=lambda item: item[1]["mape"])
+        for name, one in sorted(
+            found["forecast"].items(), key=lambda item: (item[0] != "published", item[1]["mape"], item[0])
+        )
     )
     rejects = ", ".join(f"{count} {reason}" for reason, count in found["rejects"].items()) or "none"
     verdict = (
