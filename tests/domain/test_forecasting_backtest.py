@@ -155,6 +155,7 @@ def test_a_spike_within_the_hour_that_two_days_share_does_not_leak() -> None:
 
 def test_figures_are_those_of_the_forecasts(plain: Backtest) -> None:
     history = load()
+    assert "every 14 days, at first on 34 days; 26 days forecast, 12 of them scored" in plain.windows
     before = history[history.index < pd.Timestamp(plain.origins[0])]
     for result in plain.models.values():
         assert result.accuracy == accuracy(history, result.forecasts, history=before)

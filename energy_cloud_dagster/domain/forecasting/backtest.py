@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ class Backtest:
     ``models`` by name, the ensemble included where two or more models answered. ``champion`` and ``weights`` are what
     all forecast days call for, to be used from the end of the series on. ``followed`` is the accuracy of taking, at
     each scored origin, the champion of the days before it: no later knowledge in it; ``champions`` says which.
-    ``actual`` is the hourly series, for plots.
+    ``actual`` is the hourly series, for plots; ``windows`` says in a sentence what the models learnt from.
     """
 
     origins: tuple[datetime, ...]
@@ -73,6 +73,7 @@ class Backtest:
     followed: Accuracy
     actual: pd.Series[float]
     notes: tuple[str, ...] = ()
+    windows: str = ""
 
 
 def scored_origins(days: Sequence[datetime], origins: int | None, share: float) -> list[datetime]:
@@ -156,7 +157,13 @@ def run_backtest(
                 progress=step,
             )
         )
-    return judge(tracks, past, run, scored, timezone=timezone, horizon=horizon, notes=_notes(regressors, ahead))
+    result = judge(tracks, past, run, scored, timezone=timezone, horizon=horizon, notes=_notes(regressors, ahead))
+    learnt = int((pd.Timestamp(run[0]) - past.index[0]) / pd.Timedelta(hours=24))
+    windows = (
+        f"fitted on everything before the day, every {refit_days} days, at first on {learnt} days; "
+        f"{len(run)} days forecast, {len(scored)} of them scored; bands, weights and choices from the days before"
+    )
+    return replace(result, windows=windows)
 
 
 def _notes(regressors: pd.DataFrame | None, ahead: Ahead | None) -> tuple[str, ...]:
