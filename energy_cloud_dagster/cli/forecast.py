@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import time as clock
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from energy_cloud_dagster.cli.forecast_output import backtest_document, progress, run_document, show_backtest
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from energy_cloud_dagster.adapters.csv_series import CsvSeries
-    from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy
-    from energy_cloud_dagster.domain.forecasting.backtest import Backtest
-    from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast, Model
+    from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Model
 
 app = typer.Typer(no_args_is_help=True, help="Forecast any hourly series, and judge forecasts of it.")
 
@@ -99,7 +97,7 @@ def backtest(
     from energy_cloud_dagster.domain.forecasting.backtest import run_backtest
 
     try:
-        with _progress(f"Judging {counted(len(job.models), 'model')} on {job.series.name}") as shown:
+        with progress(f"Judging {counted(len(job.models), 'model')} on {job.series.name}") as shown:
             result = run_backtest(
                 job.models,
                 job.series.values,
@@ -122,9 +120,9 @@ def backtest(
 
         _write(report, backtest_page(job.series, result, notes))
     if as_json:
-        print(json.dumps(_backtest_document(result, notes), indent=2, ensure_ascii=False))
+        print(json.dumps(backtest_document(result, notes), indent=2, ensure_ascii=False))
     else:
-        _show_backtest(result, notes)
+        show_backtest(result, notes)
     _say_report(report)
 
 
@@ -169,7 +167,7 @@ def run(
     past = values[values.index < start]
     try:
         ahead, said = _known_ahead(job.regressors, start, horizon, timezone=tz, country=country)
-        with _progress(f"Choosing among {counted(len(job.models), 'model')} of {job.series.name}") as shown:
+        with progress(f"Choosing among {counted(len(job.models), 'model')} of {job.series.name}") as shown:
             telling = [_Telling(model, shown, place, 2 * len(job.models)) for place, model in enumerate(job.models)]
             selection = select(telling, past, ahead, timezone=tz, seed=SEED, ahead=measured_ahead(ahead))
             answers = room.predict(selection, selection.fitted, past, ahead, start.to_pydatetime(), horizon, tz)
@@ -183,7 +181,7 @@ def run(
 
         _write(report, run_page(job.series, answer, selection, notes))
     if as_json:
-        print(json.dumps(_run_document(answer, score, selection.days, notes), indent=2, ensure_ascii=False))
+        print(json.dumps(run_document(answer, score, selection.days, notes), indent=2, ensure_ascii=False))
     else:
         print("timestamp,p10,p50,p90")
         for stamp, p10, p50, p90 in zip(answer.index, answer.p10, answer.p50, answer.p90, strict=True):
@@ -357,125 +355,6 @@ def _moment(text: str, tz: str) -> pd.Timestamp:
     if stamp != stamp.floor("h"):
         raise typer.BadParameter(f"{text!r} is not a whole hour", param_hint="--origin")
     return stamp
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show how far a long job is: a bar with the model's name on a terminal, a plain line for each model when piped."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    from energy_cloud_dagster.cli.console import plain_console
-
-    console = plain_console(stderr=True)
-    started = clock.perf_counter()
-    if not console.is_terminal:
-        console.print(f"{title} ...", soft_wrap=True, markup=False)
-        current: list[str] = []
-
-        def line(_done: int, _total: int, name: str) -> None:
-            if current[-1:] != [name]:
-                current.append(name)
-                console.print(f"  {name} (after {clock.perf_counter() - started:.1f} s)", soft_wrap=True, markup=False)
-
-        yield line
-    else:
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        ) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total, name: bar.update(
-                task, completed=done, total=total, description=f"{title}: {name}"
-            )
-    console.print(f"done in {clock.perf_counter() - started:.1f} s", soft_wrap=True, markup=False)
-
-
-def _figures(score: Accuracy) -> dict[str, float | None]:
-    """Return the figures of INTERFACES' JSON: MAPE and coverage in percent, the others in the series' unit."""
-    share = None if score.coverage is None else 100 * score.coverage
-    named = {
-        "mape": score.mape,
-        "mae": score.mae,
-        "rmse": score.rmse,
-        "mase": score.mase,
-        "bias": score.bias,
-        "pinball": score.pinball,
-        "coverage": share,
-    }
-    return {name: _rounded(value) for name, value in named.items()}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
-
-
-def _backtest_document(result: Backtest, notes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "horizon": result.horizon,
-        "origins": len(result.origins),
-        "champion": result.champion,
-        "models": [
-            {
-                "name": one.name,
-                **_figures(one.accuracy),
-                "fitSeconds": _rounded(one.fit_seconds),
-                "predictSeconds": _rounded(one.predict_seconds),
-            }
-            for one in result.models.values()
-        ],
-        "weights": {name: _rounded(weight) for name, weight in result.weights.items()},
-        "notes": list(notes),
-    }
-
-
-def _run_document(answer: Forecast, score: Accuracy | None, days: int, notes: Sequence[str]) -> dict[str, Any]:
-    points = zip(answer.index, answer.p10, answer.p50, answer.p90, strict=True)
-    return {
-        "origin": f"{answer.origin:%Y-%m-%dT%H:%M:%SZ}",
-        "horizon": answer.horizon,
-        "model": answer.model,
-        "rung": answer.rung,
-        "accuracy": None if score is None else {"days": days, **_figures(score)},
-        "notes": list(notes),
-        "points": [
-            {
-                "timestamp": f"{stamp:%Y-%m-%dT%H:%M:%SZ}",
-                "p10": float(f"{p10:.10g}"),
-                "p50": float(f"{p50:.10g}"),
-                "p90": float(f"{p90:.10g}"),
-            }
-            for stamp, p10, p50, p90 in points
-        ],
-    }
-
-
-def _show_backtest(result: Backtest, notes: Sequence[str]) -> None:
-    from rich.table import Column, Table
-
-    from energy_cloud_dagster.cli.charts import column
-    from energy_cloud_dagster.cli.console import plain_console
-    from energy_cloud_dagster.cli.forecast_report import ranked, verdict
-
-    console = plain_console()
-    console.print(verdict(result), soft_wrap=True, markup=False)
-    names = ("MAPE %", "MAE", "RMSE", "MASE", "bias", "pinball", "in band %", "fit s", "predict ms")
-    table = Table("Model", *(Column(name, justify="right") for name in names))
-    order = ranked(result)
-    columns = [column(values) for values in zip(*(_figures(one.accuracy).values() for one in order), strict=True)]
-    columns.append([f"{one.fit_seconds:.2f}" for one in order])
-    columns.append([f"{1000 * one.predict_seconds:.0f}" for one in order])
-    for one, *figures in zip(order, *columns, strict=True):
-        table.add_row(f"{'*' if one.name == result.champion else ' '} {one.name}", *figures)
-    console.print(table)
-    weights = ", ".join(f"{name} {weight:.0%}" for name, weight in result.weights.items() if weight > 0)
-    console.print(f"* best. The ensemble is {weights}" if "ensemble" in result.models else "* best", soft_wrap=True)
-    for note in notes:
-        console.print(f"- {note}", soft_wrap=True, markup=False)
 
 
 def _write(report: Path, page: str) -> None:
