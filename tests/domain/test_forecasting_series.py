@@ -20,6 +20,7 @@ from energy_cloud_dagster.domain.forecasting.series import (
     hours_of_day,
     residual_bands,
 )
+from energy_cloud_dagster.domain.forecasting.weather import forecast_outlook
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -214,6 +215,31 @@ def test_outlook_looks_back_over_a_gap_then_takes_the_last_value() -> None:
     assert short.regressors is not None
     assert short.regressors["temperature"].iloc[-3:].tolist() == [47.0, 46.0, 47.0]
     assert "22 of 24 hours" in short.notes[1]
+
+
+def test_a_weather_forecast_is_moved_to_the_level_of_the_station() -> None:
+    """The forecast says two degrees less than the station measured all week; the hours ahead are moved by as much."""
+    measured = made([20.0] * 400, START - timedelta(hours=400))
+    measured.iloc[-3] = np.nan
+    foreseen = made([18.0] * 200 + [25.0] * 24, START - timedelta(hours=200))
+    outlook = forecast_outlook(measured, foreseen, origin=START, horizon=24)
+    assert outlook is not None
+    assert outlook.regressors is not None
+    temperature = outlook.regressors["temperature"]
+    assert temperature.loc[START:].tolist() == [27.0] * 24
+    assert temperature.loc[: START - timedelta(hours=1)].tolist() == [20.0] * 360, (
+        "measured, and filled where it is not"
+    )
+    assert outlook.notes == ("temperature ahead by weather forecast, moved by +2.0 °C to the station's level",)
+
+
+def test_a_weather_forecast_is_taken_as_it_is_where_nothing_is_measured_and_not_at_all_with_a_gap() -> None:
+    foreseen = made([18.0] * 48, START - timedelta(hours=24))
+    outlook = forecast_outlook(made([]), foreseen, origin=START, horizon=24)
+    assert outlook is not None
+    assert outlook.regressors is not None
+    assert outlook.regressors["temperature"].iloc[-48:].tolist() == [18.0] * 48
+    assert forecast_outlook(made([]), foreseen, origin=START, horizon=25) is None
 
 
 def test_outlook_of_nothing() -> None:

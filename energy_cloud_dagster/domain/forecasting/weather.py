@@ -20,6 +20,8 @@ HOT_ABOVE: Final = 28.0
 MEMORY_HOURS: Final = 24
 #: Hours of the measured past that an outlook begins with: what models with lags of two weeks look at.
 PAST_HOURS: Final = 360
+#: Hours over which a weather forecast is compared with the station.
+LEVEL_HOURS: Final = 168
 #: How many days back the outlook looks for the same hour.
 OUTLOOK_DAYS: Final = 7
 
@@ -58,6 +60,32 @@ def temperature_outlook(history: pd.Series[Any], *, origin: datetime, horizon: i
     before = pd.date_range(end=hour_of(origin) - pd.Timedelta(hours=1), periods=PAST_HOURS, freq="h")
     values = np.concatenate([value_at(past, before), ahead])
     return Outlook(pd.DataFrame({TEMPERATURE: values}, index=before.append(index)), tuple(notes))
+
+
+def forecast_outlook(
+    history: pd.Series[Any], forecast: pd.Series[Any], *, origin: datetime, horizon: int
+) -> Outlook | None:
+    """Return the temperature ahead by a weather forecast, moved to the level of the station that measures ``history``.
+
+    ``forecast`` holds the hours ahead as known at ``origin``, and past hours as they were forecast. A weather model's
+    grid lies higher or further from the sea than the station: the mean difference of the last week, where at least a
+    day of it is known on both sides, is added. None where an hour of the horizon has no forecast.
+    """
+    index = future_index(origin, horizon)
+    foreseen = hourly(forecast, what="forecast temperature")
+    ahead = value_at(foreseen, index)
+    if np.isnan(ahead).any():
+        return None
+    past = hourly(history, before=origin, what="temperature")
+    before = pd.date_range(end=hour_of(origin) - pd.Timedelta(hours=1), periods=PAST_HOURS, freq="h")
+    measured, said = value_at(past, before), value_at(foreseen, before)
+    differences = (measured - said)[-LEVEL_HOURS:]
+    differences = differences[np.isfinite(differences)]
+    level = float(differences.mean()) if len(differences) >= MEMORY_HOURS else 0.0
+    values = np.concatenate([np.where(np.isnan(measured), said + level, measured), ahead + level])
+    moved = f", moved by {level:+.1f} °C to the station's level" if level else ""
+    note = f"temperature ahead by weather forecast{moved}"
+    return Outlook(pd.DataFrame({TEMPERATURE: values}, index=before.append(index)), (note,))
 
 
 def degree_features(temperature: Floats, trailing_mean: Floats) -> dict[str, Floats]:
