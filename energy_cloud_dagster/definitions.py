@@ -25,7 +25,7 @@ from energy_cloud_dagster.assets.readings import (
     validated_readings_hourly,
 )
 from energy_cloud_dagster.assets.settlement import settlement_batch_hourly
-from energy_cloud_dagster.assets.sites import site_forecast_hourly
+from energy_cloud_dagster.assets.sites import site_forecast_hourly, site_model_daily
 from energy_cloud_dagster.checks import delivery, readings
 from energy_cloud_dagster.resources import Chain, Database, Dbt
 from energy_cloud_dagster.resources.dbt import manifest_path
@@ -53,6 +53,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             region_load_model_daily,
             region_load_forecast_hourly,
             generation_availability_hourly,
+            site_model_daily,
             site_forecast_hourly,
             forecast_accuracy_daily,
             # what to do

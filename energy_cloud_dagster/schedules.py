@@ -9,6 +9,7 @@ from energy_cloud_dagster.adapters import registry, validation
 from energy_cloud_dagster.assets.accuracy import forecast_accuracy_daily
 from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.forecasts import region_load_model_daily
+from energy_cloud_dagster.assets.sites import site_model_daily
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339
 from energy_cloud_dagster.partitions import ONE_AT_A_TIME, hour_key, hourly, range_tags
@@ -24,16 +25,16 @@ _STATUS: Final = (
 hourly_job = dg.define_asset_job(
     "hourly",
     selection=dg.AssetSelection.all()
-    - dg.AssetSelection.assets(region_load_model_daily, forecast_accuracy_daily, *DATA_LIFE),
+    - dg.AssetSelection.assets(region_load_model_daily, site_model_daily, forecast_accuracy_daily, *DATA_LIFE),
     executor_def=dg.in_process_executor,
     tags=ONE_AT_A_TIME,
     description="One hour from meter to chain, or a range of hours in one run. One process: imports are paid once.",
 )
 daily_fit_job = dg.define_asset_job(
     "daily_fit",
-    selection=dg.AssetSelection.assets(region_load_model_daily, forecast_accuracy_daily),
+    selection=dg.AssetSelection.assets(region_load_model_daily, site_model_daily, forecast_accuracy_daily),
     executor_def=dg.in_process_executor,
-    description="Fits the models of the load on what is known at the end of the day, and scores what was published.",
+    description="Fits the models of load and homes on the day that has ended, and scores what was published.",
 )
 data_life_job = dg.define_asset_job(
     "data_life",

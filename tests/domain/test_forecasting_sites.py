@@ -117,17 +117,14 @@ def test_the_typical_day_lies_in_order_and_within_what_was_measured() -> None:
 # -- the panel
 
 
-def test_a_panel_of_rows_is_that_of_series() -> None:
+def test_a_panel_of_columns_is_that_of_series() -> None:
     panel = homes(2, 3)
-    rows = [
-        (key, stamp.to_pydatetime(), float(value))
-        for key, line in zip(panel.keys, panel.values, strict=True)
-        for stamp, value in zip(panel.index, line, strict=True)
-    ]
-    end = START + timedelta(days=3)
-    stray = [("else", START, 9.0), ("home-0", end, 9.0), ("home-0", START - timedelta(hours=1), 9.0)]
-    made = Panel.of_rows(panel.keys, [*rows, *stray], "UTC", start=START, end=end)
-    np.testing.assert_array_equal(made.values, panel.values)
+    first = int(START.timestamp()) // 3600
+    hours = list(range(first - 1, first + 24 * 3 + 1))
+    columns = {key: (hours, [9.0, *line, 9.0]) for key, line in zip(panel.keys, panel.values, strict=True)}
+    made = Panel.of_columns((*panel.keys, "new"), columns, "UTC", start=START, end=START + timedelta(days=3))
+    np.testing.assert_array_equal(made.values[:2], panel.values)
+    assert np.isnan(made.values[2]).all()
     assert made.start == panel.start
 
 

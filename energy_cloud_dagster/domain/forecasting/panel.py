@@ -7,7 +7,7 @@ the hour that autumn repeats is the mean of its two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -57,29 +57,30 @@ class Panel:
         return cls(tuple(grids), start, values, timezone)
 
     @classmethod
-    def of_rows(
+    def of_columns(
         cls,
         keys: Sequence[str],
-        rows: Iterable[tuple[str, datetime, float | None]],
+        columns: Mapping[str, tuple[Sequence[int], Sequence[float]]],
         timezone: str,
         *,
         start: datetime,
         end: datetime,
     ) -> Panel:
-        """Return the panel of (key, hour, kWh) rows in ``[start, end)``; other keys and hours are left out.
+        """Return the panel of (hours since 1970 in UTC, kWh) columns in ``[start, end)``.
 
-        A key without rows is a site of which nothing is known. Of two rows for an hour the later in order counts.
+        A key without columns is a site of which nothing is known; hours outside, and values that are not finite, are
+        left out.
         """
         first = hour_of(start, "start")
-        hours = max(int((hour_of(end, "end") - first) // HOUR), 0)
-        places = {key: place for place, key in enumerate(keys)}
-        values = np.full((len(keys), hours), np.nan)
-        zero = first.timestamp()
-        for key, hour, value in rows:
-            column = int((hour.timestamp() - zero) // 3600)
-            place = places.get(key)
-            if place is not None and value is not None and 0 <= column < hours and np.isfinite(value):
-                values[place, column] = value
+        width = max(int((hour_of(end, "end") - first) // HOUR), 0)
+        values = np.full((len(keys), width), np.nan)
+        zero = int(first.timestamp()) // 3600
+        for place, key in enumerate(keys):
+            if key in columns:
+                hours, energy = columns[key]
+                at, found = np.asarray(hours, dtype=np.int64) - zero, np.asarray(energy, dtype=np.float64)
+                inside = (at >= 0) & (at < width) & np.isfinite(found)
+                values[place, at[inside]] = found[inside]
         return cls(tuple(keys), first, values, timezone)
 
     @property
@@ -91,6 +92,12 @@ class Panel:
         """Return the panel without the hours at or after ``origin``."""
         hours = int(np.clip((hour_of(origin) - self.start) // HOUR, 0, self.values.shape[1]))
         return Panel(self.keys, self.start, self.values[:, :hours], self.timezone)
+
+    def trimmed(self) -> Panel:
+        """Return the panel from the first hour that any site knows on; without any it is empty."""
+        known = np.isfinite(self.values).any(axis=0)
+        first = int(known.argmax()) if known.any() else len(known)
+        return Panel(self.keys, self.start + first * HOUR, self.values[:, first:], self.timezone)
 
     def take(self, places: Integers) -> Panel:
         """Return the panel of some of its sites, by place."""
