@@ -26,6 +26,7 @@ from energy_cloud_dagster.assets.readings import (
 )
 from energy_cloud_dagster.assets.settlement import settlement_batch_hourly
 from energy_cloud_dagster.assets.sites import site_forecast_hourly, site_model_daily
+from energy_cloud_dagster.assets.weather import weather_forecast_hourly, weather_service
 from energy_cloud_dagster.checks import delivery, readings
 from energy_cloud_dagster.resources import Chain, Database, Dbt
 from energy_cloud_dagster.resources.dbt import manifest_path
@@ -44,9 +45,11 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             registry_device,
             registry_series,
             price_feed,
+            weather_service,
             # what arrived, and what can be relied on
             raw_readings_hourly,
             outside_prices_hourly,
+            weather_forecast_hourly,
             validated_readings_hourly,
             build_marts(manifest_path(load_settings())),
             # what comes next

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
         "stopped", description="State in which schedules and sensors start; `energy-cloud up` sets running."
     )
     region: str = Field("seoul", description="Region whose hours the pipeline works on.")
+    weather_url: str = Field(
+        "", description="http(s)://… of a server of Open-Meteo's forecast API; empty: no weather is fetched."
+    )
+    weather_key: SecretStr = Field(SecretStr(""), description="API key of the weather server, where it wants one.")
     forecast_models: str = Field(
         "seasonal_naive,similar_day,prophet,gradient_boosting",
         description="Models that the daily fit judges, by comma; `daily_naive` and `lstm` (extra `lstm`) exist, too.",

@@ -128,7 +128,14 @@ def test_every_asset_says_what_it_is_and_whose(graph: AssetGraph) -> None:
 def test_every_asset_stands_on_a_source_before_raw(graph: AssetGraph) -> None:
     assets = picture(graph)
     sources = {name for name, asset in assets.items() if asset["kind"] == "source"}
-    assert sources == {"mqtt_meters", "scada_turbines", "registry_device", "registry_series", "price_feed"}
+    assert sources == {
+        "mqtt_meters",
+        "scada_turbines",
+        "registry_device",
+        "registry_series",
+        "price_feed",
+        "weather_service",
+    }
     assert {"mqtt_meters", "scada_turbines"} <= set(assets["raw_readings_hourly"]["deps"])
     for name in assets.keys() - sources:
         assert graph.get_ancestor_asset_keys(dg.AssetKey(name)) & {dg.AssetKey(source) for source in sources}, name

@@ -74,12 +74,14 @@ def known(
     """Return the hours ``[start, end)`` as known at ``as_of``, one row of a variable and hour, in their order.
 
     That is the newest issue at or before ``as_of``. With ``lead`` it is rather the newest that was at least so long
-    before the hour itself, where there is one: the past as it was forecast, which is what the future will be like.
+    before the hour itself, else the first that there was: the past as it was forecast, which is what the future will be
+    like.
     """
     column = weather.c
     order: list[sa.ColumnElement[object]] = [column.issued_at.desc()]
     if lead is not None:
-        order.insert(0, sa.case((column.issued_at <= column.ts - lead, 0), else_=1))
+        early = column.issued_at <= column.ts - lead
+        order = [sa.case((early, 0), else_=1), sa.case((early, column.issued_at)).desc(), column.issued_at.asc()]
     statement = (
         sa.select(column.variable, column.ts, column.issued_at, column.value)
         .ext(distinct_on(column.variable, column.ts))

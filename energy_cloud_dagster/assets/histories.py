@@ -67,19 +67,19 @@ def series_of(pairs: Iterable[tuple[datetime, float | None]]) -> pd.Series[float
     return pd.Series([value for _, value in known], index=index, dtype="float64")
 
 
-def by_participant(rows: Iterable[marts.SeriesHour]) -> Mapping[tuple[str, str], pd.Series[float]]:
-    """Return the energy in kWh of every (participant, role) by hour."""
-    pairs: dict[tuple[str, str], list[tuple[datetime, float | None]]] = defaultdict(list)
-    for row in rows:
-        pairs[row.participant_id or "", row.role].append((row.hour, row.energy_kwh))
-    return _Histories({key: series_of(sorted(found)) for key, found in pairs.items()})
-
-
 def by_device(rows: Iterable[marts.SeriesHour]) -> Mapping[str, pd.Series[float]]:
     """Return the energy in kWh of every device by hour."""
     pairs: dict[str, list[tuple[datetime, float | None]]] = defaultdict(list)
     for row in rows:
         pairs[row.device_id].append((row.hour, row.energy_kwh))
+    return _Histories({key: series_of(sorted(found)) for key, found in pairs.items()})
+
+
+def states_by_device(rows: Iterable[marts.SeriesHour]) -> Mapping[str, pd.Series[float]]:
+    """Return the mean of every device's state by hour; a device is one series here."""
+    pairs: dict[str, list[tuple[datetime, float | None]]] = defaultdict(list)
+    for row in rows:
+        pairs[row.device_id].append((row.hour, row.mean_value))
     return _Histories({key: series_of(sorted(found)) for key, found in pairs.items()})
 
 

@@ -41,13 +41,14 @@ def test_an_as_of_knows_nothing_that_was_issued_later(connection: sa.Connection)
 
 
 def test_the_past_can_be_had_as_it_was_forecast(connection: sa.Connection) -> None:
-    """With a lead the newest issue that came so long before its hour; where there is none, the newest."""
+    """With a lead the newest issue that came so long before its hour; where there is none, the first."""
     weather.save(connection, PLACE, START - 24 * HOUR, "test", points(10.0, 11.0))
     weather.save(connection, PLACE, START - 12 * HOUR, "test", points(12.0, 13.0))
     weather.save(connection, PLACE, START, "test", points(14.0, 15.0, 16.0))
     assert [one.value for one in known(connection, START + 9 * HOUR)] == [14.0, 15.0, 16.0]
     assert [one.value for one in known(connection, START + 9 * HOUR, 12 * HOUR)] == [12.0, 13.0, 16.0]
     assert [one.value for one in known(connection, START + 9 * HOUR, 13 * HOUR)] == [10.0, 13.0, 16.0]
+    assert [one.value for one in known(connection, START + 9 * HOUR, 99 * HOUR)] == [10.0, 11.0, 16.0]
 
 
 def test_only_news_take_room_and_the_same_issue_twice_is_one(connection: sa.Connection) -> None:
