@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting import Fitted, SeasonalNaive, accuracy
-from energy_cloud_dagster.domain.forecasting import lstm as module
+from energy_cloud_dagster.domain.forecasting import Fitted, SeasonalNaive, accuracy, lstm_network
 from energy_cloud_dagster.domain.forecasting import lstm_training as training
 from energy_cloud_dagster.domain.forecasting.lstm import LSTM, PLAN, FittedLSTM
 from energy_cloud_dagster.domain.forecasting.lstm_features import LOOK_BACK, REACH, filled, scale_of, table
@@ -24,7 +23,7 @@ ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repea
 START = pd.Timestamp("2026-01-05T13:00Z")
 DAYS = 100  # over the change of 5 April
 #: Small enough for a test, long enough to learn the synthetic load. Compiling costs most: all tests share its shapes.
-SMALL = replace(PLAN, hidden=16, head=16, batch=64, round_steps=32, rounds=6, last_steps=32, rate=1e-2)
+SMALL = replace(PLAN, hidden=16, head=16, batch=64, round_steps=16, rounds=12, last_steps=16, rate=1e-2)
 HOUR = pd.Timedelta(hours=1)
 
 
@@ -50,7 +49,7 @@ FIT_END = START + (DAYS - 10) * 24 * HOUR
 
 def fit(plan: training.Plan = SMALL, seed: int = 1) -> FittedLSTM:
     known = REGRESSORS[REGRESSORS.index < FIT_END]
-    return LSTM(plan=plan).fit(LOAD[LOAD.index < FIT_END], known, timezone=ZONE, seed=seed)
+    return LSTM(plan=plan, members=1).fit(LOAD[LOAD.index < FIT_END], known, timezone=ZONE, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +84,12 @@ def test_numpy_says_what_jax_trained() -> None:
     ahead = generator.normal(size=(24, 14)).astype(np.float32)
     mask = np.ones((1, SMALL.hidden), dtype=np.float32)
     theirs = np.asarray(training.network(weights, past[:, None], ahead[:, None], mask))[:, 0]  # type: ignore[arg-type]
-    ours = module.network(weights, past, ahead)
+    ours = lstm_network.network([weights], past, ahead)
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
     assert (np.diff(ours, axis=1) > 0).all()
+    other = {name: -array for name, array in weights.items()}
+    both = lstm_network.network([weights, other], past, ahead)
+    np.testing.assert_allclose(both, (ours + lstm_network.network([other], past, ahead)) / 2, atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -171,7 +173,7 @@ def test_prediction_needs_no_jax(fitted: FittedLSTM, tmp_path_factory: pytest.Te
         "from energy_cloud_dagster.domain.errors import InvalidInput\n"
         f"model = FittedLSTM.from_text(open({str(path)!r}).read())\n"
         "index = pd.date_range(model.train_end, periods=1000, freq='h') - pd.Timedelta(hours=1000)\n"
-        "past = pd.Series([float(i % 24) for i in range(1000)], index=index)\n"
+        "past = pd.Series([500.0 + i % 24 for i in range(1000)], index=index)\n"
         "ahead = pd.DataFrame({'temperature': 9.0, 'holiday': 0.0}, index=index + pd.Timedelta(hours=1000))\n"
         "print(len(model.predict(past, ahead, model.train_end, 24).index))\n"
         "try: LSTM().fit(past, None, timezone='UTC', seed=1)\n"
@@ -215,6 +217,16 @@ def test_gaps_in_the_past_do_not_stop_it(fitted: FittedLSTM) -> None:
         assert np.abs(made.p50 / whole.p50 - 1).mean() < 0.1
 
 
+def test_a_spike_in_the_past_is_not_believed(fitted: FittedLSTM) -> None:
+    at = FIT_END.to_pydatetime()
+    whole = fitted.predict(before(FIT_END), REGRESSORS, at, 24)
+    spiked = before(FIT_END).copy()
+    spiked.iloc[[-168, -165, -30]] = [1e9, -1e9, 1e5]
+    made = fitted.predict(spiked, REGRESSORS, at, 24)
+    assert np.abs(made.p50 / whole.p50 - 1).max() < 0.2
+    assert "3 hours before the origin look like faults and were left out" in made.notes
+
+
 def test_what_it_cannot_answer_is_said(fitted: FittedLSTM) -> None:
     at = FIT_END.to_pydatetime()
     with pytest.raises(InvalidInput, match="temperature"):
@@ -223,6 +235,8 @@ def test_what_it_cannot_answer_is_said(fitted: FittedLSTM) -> None:
         fitted.predict(before(FIT_END), REGRESSORS[REGRESSORS.index < FIT_END + 21 * HOUR], at, 24)
     with pytest.raises(InvalidInput, match="known hours of the last 168; 10"):
         fitted.predict(before(FIT_END).iloc[-10:], REGRESSORS, at, 24)
+    with pytest.raises(InvalidInput, match="0 are known, 696 look like faults"):
+        fitted.predict(before(FIT_END) * 1000, REGRESSORS, at, 24)
     with pytest.raises(InvalidInput, match="saw hours"):
         fitted.predict(LOAD, REGRESSORS, at - timedelta(days=1), 24)
 
@@ -230,7 +244,7 @@ def test_what_it_cannot_answer_is_said(fitted: FittedLSTM) -> None:
 def test_what_it_cannot_learn_is_said() -> None:
     def refused(series: pd.Series, frame: pd.DataFrame | None, match: str) -> None:
         with pytest.raises(InvalidInput, match=match):
-            LSTM(plan=SMALL).fit(series, frame, timezone=ZONE, seed=1)
+            LSTM(plan=SMALL, members=1).fit(series, frame, timezone=ZONE, seed=1)
 
     refused(LOAD.iloc[:168], None, "504 known hours; 168")
     refused(LOAD * 0, None, "never changes")
@@ -249,10 +263,14 @@ def test_a_warm_start_goes_on_from_what_was_learned(fitted: FittedLSTM) -> None:
     assert warm.train_end == START + DAYS * 24 * HOUR
     assert warm.scale == fitted.scale
     assert warm.digest != fitted.digest
-    LSTM(warm=fitted, plan=replace(SMALL, rounds=1)).fit(
+    LSTM(warm=fitted, plan=replace(SMALL, rounds=1), members=1).fit(
         history, known, timezone="UTC", seed=1, told=lambda number, _: rounds.append(number)
     )
     assert rounds == [0]  # other hours: a first fit
+    LSTM(warm=replace(fitted, learnt=len(history) // 2), plan=replace(SMALL, rounds=1), members=1).fit(
+        history, known, timezone=ZONE, seed=1, told=lambda number, _: rounds.append(number)
+    )
+    assert rounds == [0, 0]  # twice the history: a first fit
 
 
 def test_the_base_of_a_holiday_is_the_sunday_before_and_never_the_base_of_a_workday() -> None:
@@ -280,7 +298,7 @@ def test_like_hours_are_like_on_the_clock() -> None:
 
 def test_prosumers_may_be_negative(fitted: FittedLSTM) -> None:
     at = FIT_END.to_pydatetime()
-    made = LSTM(plan=replace(SMALL, rounds=1)).fit(before(FIT_END) - 700, REGRESSORS, timezone=ZONE, seed=1)
+    made = LSTM(plan=replace(SMALL, rounds=1), members=1).fit(before(FIT_END) - 700, REGRESSORS, timezone=ZONE, seed=1)
     assert made.predict(before(FIT_END) - 700, REGRESSORS, at, 24).p50.min() < 0
     assert made.floor is None
     assert fitted.floor == 0.0

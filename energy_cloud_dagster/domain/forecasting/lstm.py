@@ -9,11 +9,10 @@ NumPy, a few milliseconds. Longer horizons are answered a day at a time on the P
 
 from __future__ import annotations
 
-import base64
 import binascii
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -42,7 +41,8 @@ from energy_cloud_dagster.domain.forecasting.lstm_features import (
     scale_of,
     table,
 )
-from energy_cloud_dagster.domain.forecasting.lstm_training import Material, Plan, Weights, train
+from energy_cloud_dagster.domain.forecasting.lstm_network import Weights, network, packed, unpacked
+from energy_cloud_dagster.domain.forecasting.lstm_training import Material, Plan, train
 from energy_cloud_dagster.domain.forecasting.series import (
     Floats,
     floats,
@@ -68,70 +68,26 @@ HELD_DAYS: Final = 28
 HALF_LIFE_DAYS: Final = 500.0
 #: How much more often a local midnight is drawn, the origin of a day ahead.
 MIDNIGHT: Final = 6.0
+#: Width of the middle 90 % by which a value may lie outside of all but a thousandth of the history.
+MARGIN: Final = 1.5
+#: Growth of the known hours from which on a warm start becomes a first fit.
+REFIT_GROWTH: Final = 2
 #: Growth of the band with each further day: days to this power.
 WIDENING: Final = 0.3
 
 PLAN: Final = Plan(
-    hidden=48,
-    head=48,
+    hidden=32,
+    head=32,
     batch=128,
     round_steps=64,
-    rounds=24,
-    patience=6,
+    rounds=8,
+    patience=3,
     rate=3e-3,
     last_steps=64,
     last_rate=5e-4,
-    decay=1e-3,
-    dropout=0.1,
+    decay=0.1,
+    dropout=0.3,
 )
-
-
-def _packed(array: Singles) -> dict[str, Any]:
-    data = zlib.compress(np.ascontiguousarray(array, dtype="<f4").tobytes(), 9)
-    return {"shape": list(array.shape), "data": base64.b64encode(data).decode()}
-
-
-def _unpacked(document: Mapping[str, Any]) -> Singles:
-    data = zlib.decompress(base64.b64decode(document["data"], validate=True))
-    array = np.frombuffer(data, dtype="<f4").astype(np.float32).reshape(document["shape"])
-    array.flags.writeable = False
-    return array
-
-
-def _run_cell(gates: Singles, state: Singles, output: Singles, memory: Singles) -> tuple[Singles, Singles, Singles]:
-    """Walk one LSTM cell over ``gates`` (steps, 4 H); return the outputs (steps, H) and the last output and memory.
-
-    The order of the gates is input, forget, output, candidate. ``sigmoid(x) = (1 + tanh(x / 2)) / 2``, so that one
-    ``tanh`` serves all four.
-    """
-    hidden = len(output)
-    halves = np.full(4 * hidden, 0.5, dtype=np.float32)
-    halves[3 * hidden :] = 1.0
-    gates, state = gates * halves, state * halves
-    outputs = np.empty((len(gates), hidden), dtype=np.float32)
-    for step, row in enumerate(gates):
-        active = np.tanh(row + output @ state)
-        gated = 0.5 * (1 + active[: 3 * hidden])
-        memory = gated[hidden : 2 * hidden] * memory + gated[:hidden] * active[3 * hidden :]
-        output = gated[2 * hidden :] * np.tanh(memory)
-        outputs[step] = output
-    return outputs, output, memory
-
-
-def network(weights: Weights, past: Singles, ahead: Singles) -> Floats:
-    """Return P10, P50 and P90 as deviations from the base, shape ``(hours, 3)``.
-
-    ``past`` (168, P) and ``ahead`` (hours, A) are the standardised inputs; the same sums as in training.
-    """
-    zeros = np.zeros(len(weights["past_state"]), dtype=np.float32)
-    _, output, memory = _run_cell(
-        past @ weights["past"] + weights["past_bias"], weights["past_state"], zeros, zeros.copy()
-    )
-    hours, _, _ = _run_cell(ahead @ weights["ahead"] + weights["ahead_bias"], weights["ahead_state"], output, memory)
-    head = np.tanh(np.hstack([hours, ahead]) @ weights["head"] + weights["head_bias"])
-    out = (head @ weights["out"] + weights["out_bias"]).astype(np.float64)
-    middle = out[:, 1] + ahead @ weights["skip"]
-    return np.column_stack([middle - np.logaddexp(0, out[:, 0]), middle, middle + np.logaddexp(0, out[:, 2])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +104,11 @@ class FittedLSTM:
     ahead_units: Singles
     members: tuple[Weights, ...]
     floor: float | None
+    #: Values outside are taken for faults of a meter and not seen.
+    believed: tuple[float, float]
     seed: int
+    #: Known hours of the last first fit; warm starts keep it.
+    learnt: int
     name: str = "lstm"
 
     @property
@@ -171,10 +131,11 @@ class FittedLSTM:
             recent = recent[recent.index >= first]  # years of history are not looked at
         past = hourly(recent, before=origin)
         grid = pd.date_range(first, periods=REACH + horizon, freq="h")
-        values = value_at(past, grid)
+        values, faults = _believed(value_at(past, grid), self.believed)
         known = int(np.isfinite(values[REACH - LOOK_BACK : REACH]).sum())
         if known < LEAST_KNOWN:
-            raise InvalidInput(f"the lstm needs {LEAST_KNOWN} known hours of the last {LOOK_BACK}; {known} are known")
+            seen = f"{known} are known" + (f", {faults} look like faults" if faults else "")
+            raise InvalidInput(f"the lstm needs {LEAST_KNOWN} known hours of the last {LOOK_BACK}; {seen}")
         columns = self._columns(future_regressors, grid, horizon)
         bands = np.empty((horizon, 3))
         for begin in range(0, horizon, BLOCK):
@@ -187,6 +148,8 @@ class FittedLSTM:
             values[REACH + begin : REACH + end] = middle
         age = (origin - self.train_end).days
         notes = [f"the model was fitted {age} days before"] if age > OLD_AFTER_DAYS else []
+        if faults:
+            notes.append(f"{faults} hours before the origin look like faults and were left out")
         if known < LEAST_LEARNT:
             notes.append(f"only {known} of the last {LOOK_BACK} hours are known")
         return banded(
@@ -231,14 +194,15 @@ class FittedLSTM:
                 (np.arange(hours) / BLOCK)[:, None],
             ]
         ).astype(np.float32)
-        deviations = np.mean([network(weights, past, ahead) for weights in self.members], axis=0)
+        deviations = network(self.members, past, ahead)
         return np.asarray(base[:, None] + self.scale.deviation * deviations, dtype=np.float64)
 
     def refit(
         self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int
     ) -> FittedLSTM:
         """Return the network trained on for some steps on ``history``: ``LSTM(warm=self).fit`` in one call."""
-        return LSTM(warm=self).fit(history, regressors, timezone=timezone, seed=seed)
+        model = LSTM(warm=self, members=len(self.members))
+        return model.fit(history, regressors, timezone=timezone, seed=seed)
 
     def to_text(self) -> str:
         """Return canonical JSON; the arrays are base64 of compressed little-endian 32-bit floats."""
@@ -251,11 +215,13 @@ class FittedLSTM:
                 "train_end": self.train_end.isoformat(),
                 "regressors": self.regressors,
                 "scale": asdict(self.scale),
-                "past_units": _packed(self.past_units),
-                "ahead_units": _packed(self.ahead_units),
-                "members": [{name: _packed(array) for name, array in one.items()} for one in self.members],
+                "past_units": packed(self.past_units),
+                "ahead_units": packed(self.ahead_units),
+                "members": [{name: packed(array) for name, array in one.items()} for one in self.members],
                 "floor": self.floor,
+                "believed": self.believed,
                 "seed": self.seed,
+                "learnt": self.learnt,
             }
         )
 
@@ -275,11 +241,13 @@ class FittedLSTM:
                     regressors=tuple((name, mean, width) for name, mean, width in document["scale"]["regressors"]),
                     yearly=document["scale"]["yearly"],
                 ),
-                past_units=_unpacked(document["past_units"]),
-                ahead_units=_unpacked(document["ahead_units"]),
-                members=tuple({name: _unpacked(one[name]) for name in one} for one in document["members"]),
+                past_units=unpacked(document["past_units"]),
+                ahead_units=unpacked(document["ahead_units"]),
+                members=tuple({name: unpacked(one[name]) for name in one} for one in document["members"]),
                 floor=document["floor"],
+                believed=(document["believed"][0], document["believed"][1]),
                 seed=document["seed"],
+                learnt=document["learnt"],
             )
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, zlib.error) as error:
             raise InvalidInput(f"a stored lstm is damaged: {error}; fit it again") from error
@@ -304,13 +272,13 @@ def _units(values: Singles, *, kept: int = 0) -> Singles:
 class LSTM:
     """The network of this module; ``warm`` is one to go on from, which takes seconds where the first fit takes minutes.
 
-    A warm start needs the same time zone and regressors and a history that reaches at least as far; else the fit is
-    a first one.
+    A warm start needs the same time zone and regressors, and a history of less than twice the hours of the first fit:
+    a network that was made for some weeks does not grow into years. Else the fit is a first one.
     """
 
     warm: FittedLSTM | None = None
     plan: Plan = PLAN
-    members: int = 1
+    members: int = 3
     name: str = "lstm"
 
     def fit(
@@ -334,19 +302,24 @@ class LSTM:
             raise InvalidInput(f"the lstm needs {LEAST_HOURS} known hours; {number} are known")
         if float(np.nanmax(values)) == float(np.nanmin(values)):
             raise InvalidInput("the series never changes: there is nothing for an lstm to learn")
+        believed = _range(values)
+        values, _ = _believed(values, believed)
         index = pd.DatetimeIndex(past.index)
         columns = _regressors(regressors, index)
         names = tuple(sorted(columns))
-        warm = self.warm if self._goes_on(names, timezone) else None
+        warm = self.warm if self._goes_on(names, timezone, number) else None
         scale = scale_of(values, columns, index, timezone) if warm is None else warm.scale
         features = table(values, columns, index, timezone, scale)
         past_units = _units(features.past, kept=2) if warm is None else warm.past_units
         ahead_units = _units(features.ahead) if warm is None else warm.ahead_units
         material = _material(values, features, scale, past_units, ahead_units, index, timezone)
+        plan = self.plan
+        if warm is not None:
+            plan = replace(plan, hidden=warm.members[0]["past_state"].shape[0], head=len(warm.members[0]["head_bias"]))
         members = tuple(
             train(
                 material,
-                self.plan,
+                plan,
                 seed=seed + 1000 * member,
                 warm=None if warm is None else warm.members[member],
                 told=told,
@@ -363,11 +336,33 @@ class LSTM:
             ahead_units=ahead_units,
             members=members,
             floor=natural_floor(values),
+            believed=believed,
             seed=seed,
+            learnt=number if warm is None else warm.learnt,
         )
 
-    def _goes_on(self, names: tuple[str, ...], timezone: str) -> bool:
-        return self.warm is not None and self.warm.regressors == names and self.warm.timezone == timezone
+    def _goes_on(self, names: tuple[str, ...], timezone: str, known: int) -> bool:
+        warm = self.warm
+        return (
+            warm is not None
+            and (warm.regressors, warm.timezone) == (names, timezone)
+            and known < REFIT_GROWTH * warm.learnt
+        )
+
+
+def _range(values: Floats) -> tuple[float, float]:
+    """Return what is believed of the series: all but a thousandth at each end, and a wide margin."""
+    low, below, above, high = np.nanquantile(values, [0.001, 0.05, 0.95, 0.999])
+    margin = MARGIN * max(above - below, 0.1 * (high - low), 1e-9)
+    return float(low - margin), float(high + margin)
+
+
+def _believed(values: Floats, believed: tuple[float, float]) -> tuple[Floats, int]:
+    """Return ``values`` with NaN for those outside the range, and their number."""
+    low, high = believed
+    with np.errstate(invalid="ignore"):
+        faults = (values < low) | (values > high)
+    return np.where(faults, np.nan, values), int(faults.sum())
 
 
 def _regressors(regressors: pd.DataFrame | None, index: pd.DatetimeIndex) -> dict[str, Floats]:
@@ -413,6 +408,3 @@ def _material(
         chance=np.where(midnight, MIDNIGHT, 1.0) * 0.5 ** (age / HALF_LIFE_DAYS),
         held=held.astype(np.int64),
     )
-
-
-__all__ = ["LSTM", "FittedLSTM", "network"]

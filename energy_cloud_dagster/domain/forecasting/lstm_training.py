@@ -11,7 +11,7 @@ The second leg alone is the warm start.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +20,11 @@ import numpy.typing as npt
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.lstm_features import BLOCK, LIMIT, LOOK_BACK, Singles
+from energy_cloud_dagster.domain.forecasting.lstm_network import Weights
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
 
 if TYPE_CHECKING:
     import jax
-
-Weights = dict[str, Singles]
 
 #: Rows are padded to a multiple of this, so that a history some weeks longer does not compile anew.
 PADDING: Final = 8192
@@ -237,6 +236,10 @@ def train(
     Raises ``InvalidInput`` where JAX is absent or the loss is not finite.
     """
     load_jax()
+    while plan.round_steps > 16 and plan.round_steps * plan.batch > len(
+        material.origins
+    ):  # a round is an epoch at most
+        plan = replace(plan, round_steps=plan.round_steps // 2, last_steps=plan.last_steps // 2)
     generator = np.random.default_rng(seed)
     run, score = _programs(plan.decay)
     data = _on_device(material)
