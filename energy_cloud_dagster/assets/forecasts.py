@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from energy_cloud_dagster.adapters import forecasts, registry
 from energy_cloud_dagster.adapters.forecasts import IssuedPoint, StoredModel
-from energy_cloud_dagster.assets.histories import FIT_WEEKS, region_history, region_outlook, region_regressors
+from energy_cloud_dagster.assets.histories import FIT_WEEKS, region_history
 from energy_cloud_dagster.assets.issued import HORIZON_HOURS, POINT_COLUMNS, described, points_of
+from energy_cloud_dagster.assets.outlook import foreseen_temperature, outlook_then, region_outlook, region_regressors
 from energy_cloud_dagster.assets.report import (
     DAILY_FRESHNESS,
     OWNER,
@@ -22,6 +23,7 @@ from energy_cloud_dagster.assets.report import (
     picture,
     result,
 )
+from energy_cloud_dagster.assets.weather import weather_forecast_hourly
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.intervals import HOUR, SETTLING_TIME, run_time, utc
 from energy_cloud_dagster.partitions import daily, hours_in
@@ -40,8 +42,8 @@ SEED: Final = 14
 BASELINE: Final = "seasonal_naive"
 #: Models whose first fit takes minutes.
 GO_ON: Final = frozenset({"lstm"})
-#: Time that the models are judged on, and a day: an earlier fit has seen none of it.
-JUDGED: Final = timedelta(days=29)
+#: Days that the models are judged on.
+JUDGED_DAYS: Final = 28
 
 
 def load_key(region: str) -> str:
@@ -58,7 +60,7 @@ class FitConfig(dg.Config):
 
 @dg.asset(
     group_name="4_forecasts",
-    deps=["fct_series__hourly"],
+    deps=["fct_series__hourly", weather_forecast_hourly],
     partitions_def=daily,
     owners=[OWNER],
     kinds={"python", "prophet", "lightgbm"},
@@ -88,7 +90,9 @@ def region_load_model_daily(
     settings = load_settings()
     with effort.importing():
         from energy_cloud_dagster.domain.forecasting.registry import models_named
+        from energy_cloud_dagster.domain.forecasting.rolling import midnights
         from energy_cloud_dagster.domain.forecasting.selection import select
+        from energy_cloud_dagster.domain.forecasting.series import hourly
 
         models, left_out = models_named([BASELINE, *settings.forecast_models.split(",")])
     region = settings.region
@@ -99,6 +103,8 @@ def region_load_model_daily(
         load, temperature = region_history(connection, region, now, FIT_WEEKS)
         before = forecasts.newest_selection(connection, key, now)
         models = [_going_on(connection, key, one, now) for one in models]
+        judged = midnights(hourly(load), timezone)[-JUDGED_DAYS:]
+        ahead, judging = outlook_then(connection, region, temperature, timezone, judged)
     if load.empty:
         raise dg.Failure(
             f"no load of region {region} is known before {now.isoformat()}; ingest readings and build the marts first"
@@ -109,9 +115,11 @@ def region_load_model_daily(
         region_regressors(load, temperature, timezone),
         timezone=timezone,
         seed=SEED,
+        days=JUDGED_DAYS,
         current=before.champion if before else None,
+        ahead=ahead,
     )
-    document = selection.to_dict() | {"notes": [*left_out, *selection.notes]}
+    document = selection.to_dict() | {"notes": [*left_out, *judging, *selection.notes]}
     rows = [_stored(key, now, one, document["scores"]) for one in selection.fitted.values()]
     with database.begin() as connection:
         for row in rows:
@@ -141,7 +149,9 @@ def _going_on(connection: sa.Connection, key: str, model: "Model", now: datetime
     from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text
     from energy_cloud_dagster.domain.forecasting.warm import WarmStart
 
-    stored = [forecasts.newest_model(connection, key, model.name, one) for one in (now, now - JUDGED)]
+    stored = [
+        forecasts.newest_model(connection, key, model.name, one) for one in (now, now - timedelta(days=JUDGED_DAYS + 1))
+    ]
     return WarmStart(model, tuple(fitted_from_text(one.artifact) for one in stored if one))
 
 
@@ -168,7 +178,7 @@ def _stored(key: str, now: datetime, fitted: "Fitted", scores: Mapping[str, Any]
     {"python", "prophet", "lightgbm"},
     "forecast.point",
     POINT_COLUMNS,
-    deps=["fct_series__hourly", region_load_model_daily],
+    deps=["fct_series__hourly", weather_forecast_hourly, region_load_model_daily],
 )
 def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
     """The region's load for the next 24 hours by the champion, or a lower rung; ensemble members and naive beside."""
@@ -186,7 +196,8 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
             timezone = registry.find_region(connection, region).timezone
             load, temperature = region_history(connection, region, now)
             selection, fitted = fits.before(connection, now, timezone)
-            regressors, notes = region_outlook(temperature, timezone, origin, HORIZON_HOURS)
+            foreseen = foreseen_temperature(connection, region, origin, now)
+            regressors, notes = region_outlook(temperature, timezone, origin, HORIZON_HOURS, foreseen)
             made = room.predict(selection, fitted, load, regressors, origin, HORIZON_HOURS, timezone, notes=notes)
             champion = made.pop(room.CHAMPION)
             if BASELINE not in made and not load.empty:

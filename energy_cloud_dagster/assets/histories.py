@@ -32,32 +32,6 @@ def region_history(
     )
 
 
-def region_regressors(load: pd.Series[float], temperature: pd.Series[float], timezone: str) -> pd.DataFrame:
-    """Return what the load's models may regress on: public holidays, and the temperature (°C) where it is measured."""
-    import pandas as pd
-
-    from energy_cloud_dagster.domain.forecasting.calendar import with_holidays
-
-    first = min(one.index.min() for one in (load, temperature) if len(one))
-    last = max(one.index.max() for one in (load, temperature) if len(one))
-    measured = temperature.to_frame("temperature") if len(temperature) else None
-    return with_holidays(measured, pd.date_range(first, last, freq="h"), timezone)
-
-
-def region_outlook(
-    temperature: pd.Series[float], timezone: str, origin: datetime, horizon: int
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the same regressors for the hours ahead, with the week before them, and what they rest on."""
-    import pandas as pd
-
-    from energy_cloud_dagster.domain.forecasting.calendar import with_holidays
-    from energy_cloud_dagster.domain.forecasting.weather import PAST_HOURS, temperature_outlook
-
-    outlook = temperature_outlook(temperature, origin=origin, horizon=horizon)
-    index = pd.date_range(origin - timedelta(hours=PAST_HOURS), periods=PAST_HOURS + horizon, freq="h")
-    return with_holidays(outlook.regressors, index, timezone), outlook.notes
-
-
 def series_of(pairs: Iterable[tuple[datetime, float | None]]) -> pd.Series[float]:
     """Return (hour, value) pairs as an hourly series with a UTC index; hours without a value are left out."""
     import pandas as pd

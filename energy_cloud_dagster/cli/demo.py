@@ -81,12 +81,15 @@ def _run(settings: Settings, stages: Stages, hours: int) -> dict[str, Any]:
     with pipeline.instance() as instance:
         with stages.stage("Validate the history and build its marts"):
             pipeline.validate_history(history_start, first)
-        with stages.stage("Fit the load model"):
+        with stages.stage("Judge and fit the load's models"):
             day = (first - timedelta(days=1)).replace(hour=0)
             pipeline.fit_day(instance, day)
         with stages.stage(f"Run the hourly pipeline for {total} hours, from meter to chain"):
             run_id = pipeline.run_hours(instance, first, end - HOUR)
         efforts = pipeline.work_seconds(instance, run_id)
+        with stages.stage("Score the forecasts that were published"):
+            for days in range(1, 1 + -(-hours // 24)):  # the first delivery is the first hour of a local day
+                pipeline.score_day(instance, (FIRST_DELIVERY + timedelta(days=days)).replace(hour=0))
     with stages.stage("Verify every trade from database and chain"):
         audited = report.audit(settings, FIRST_DELIVERY, end)
     return report.gather(settings, FIRST_DELIVERY, end) | {

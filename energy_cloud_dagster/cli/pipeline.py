@@ -77,6 +77,14 @@ def fit_day(found: dg.DagsterInstance, day: datetime) -> str:
     return _run(found, "daily_fit", partition_key=day.strftime("%Y-%m-%d"))
 
 
+def score_day(found: dg.DagsterInstance, day: datetime) -> str:
+    """Score what was published of the local day that ended in the UTC day ``day``; return the run's id."""
+    import dagster
+
+    scored = [dagster.AssetKey("forecast_accuracy_daily")]
+    return _run(found, "daily_fit", partition_key=day.strftime("%Y-%m-%d"), asset_selection=scored)
+
+
 def validate_history(start: datetime, end: datetime) -> int:
     """Validate the readings of ``[start, end)`` and build their marts; return how many readings are valid.
 

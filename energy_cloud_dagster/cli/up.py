@@ -111,7 +111,7 @@ def _begin(settings: Settings, console: Console, first: datetime, since: datetim
     with stages.stage("Validate it and build its marts"):
         pipeline.validate_history(first - bringup.HISTORY, first)
     interruption.check()
-    with stages.stage("Fit the load model"), pipeline.instance() as instance:
+    with stages.stage("Judge and fit the load's models"), pipeline.instance() as instance:
         pipeline.fit_day(instance, (first - timedelta(days=1)).replace(hour=0))
     interruption.check()
 
