@@ -77,7 +77,7 @@ def _on_simplex(moments: Floats) -> Floats:
     would lower the sum of squares, and take it back. Ends after finitely many steps; a tie is broken by position.
     """
     size = len(moments)
-    perfect = np.diag(moments) <= 0.0
+    perfect = np.diag(moments) <= 1e-12 * float(np.diag(moments).max())
     if perfect.any():  # nothing to gain, and a singular matrix to lose by
         return np.asarray(perfect / perfect.sum(), dtype=np.float64)
     active = list(range(size))
