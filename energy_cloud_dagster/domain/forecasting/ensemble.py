@@ -52,12 +52,13 @@ def weights_of(errors: Floats, ages: Floats | None = None) -> Floats:
         found[answering] = 1 / answering.sum()
         return found
     mass = np.ones(len(errors)) if ages is None else 0.5 ** (ages / HALF_LIFE_DAYS)
-    chosen, mass = used[rows], mass[rows]
+    largest = float(np.abs(used[rows]).max())
+    chosen, mass = used[rows] / (largest or 1.0), mass[rows]
     best = _on_simplex(_moments(chosen, mass))
     for _ in range(REWEIGHTINGS):
         size = np.abs(chosen @ best)
-        if float(size.mean()) <= 0.0:
-            break
+        if float(size.mean()) <= 1e-9:
+            break  # perfect already
         best = _on_simplex(_moments(chosen, mass / np.maximum(size, 0.2 * size.mean())))
     best = np.where(best < NEGLIGIBLE, 0.0, best)
     found[answering] = best / best.sum()
