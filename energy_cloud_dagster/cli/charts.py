@@ -288,7 +288,8 @@ def _legend(entries: Sequence[tuple[str, str]]) -> str:
 
 
 def _svg(what: str, width: float, height: float, parts: Sequence[str]) -> str:
+    size = "plot long" if width > 500 else "plot"
     return (
-        f'<svg class="plot" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(what)}">'
+        f'<svg class="{size}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(what)}">'
         f"{''.join(parts)}</svg>"
     )

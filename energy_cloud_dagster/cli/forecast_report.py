@@ -63,7 +63,8 @@ code{color:var(--soft);font-size:.8rem;margin-left:4px;font-weight:400}
 th,td{padding:6px 7px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
 tr.champion td{background:var(--card);font-weight:600}td.best{color:var(--good)}
-figure{margin:10px 0 0}figcaption{font-size:.85rem;color:var(--soft);display:flex;gap:18px;flex-wrap:wrap}
+figure{margin:10px 0 0;overflow-x:auto}svg.long{min-width:620px}
+figcaption{font-size:.85rem;color:var(--soft);display:flex;gap:18px;flex-wrap:wrap}
 figcaption svg{margin-right:6px;vertical-align:middle}
 svg.plot{width:100%;height:auto;display:block}svg text{font-size:12px;fill:var(--soft)}
 text.x{text-anchor:middle}text.y,text.name{text-anchor:end}polyline,line{fill:none;vector-effect:non-scaling-stroke}
@@ -138,6 +139,11 @@ def backtest_page(series: CsvSeries, result: Backtest, notes: Sequence[str]) -> 
         f"<h1>How well {escape(series.name)} can be forecast</h1>",
         f'<p class="soft">{_about(series)}. Judged on {judged}.</p>',
         f'<p class="lead">{escape(verdict(result))}</p>',
+        *(
+            f'<p class="soft">Mind: {escape(note)}. Real ones are worse.</p>'
+            for note in result.notes
+            if "perfect forecast" in note
+        ),
         _tiles(tiles),
         "<h2>Every model</h2>",
         _table(
@@ -161,7 +167,7 @@ def backtest_page(series: CsvSeries, result: Backtest, notes: Sequence[str]) -> 
         "the last 20 % of the series. Bands, the ensemble's weights and the champion of a day rest on days before it. "
         "MASE is scaled by the weekly changes of the history before the first judged day.</p>"
     )
-    parts.append(_notes(notes))
+    parts.extend(["<h2>Notes</h2>", _notes(notes)])
     return _page(f"Backtest of {series.name}", parts)
 
 

@@ -232,7 +232,7 @@ def test_the_pages_need_nothing_else_and_say_what_the_command_said(saved: Callab
         assert "script" not in read.tags
         assert read.open == []
         assert "<b>kw & co" in read.text  # shown as it is called, not obeyed
-        assert text.count('class="plot"') >= plots
+        assert text.count('class="plot') >= plots
         assert "NaN" not in text
         assert all(note in read.text for note in document["notes"])
         for one in document.get("models", []):
