@@ -43,7 +43,8 @@ def _read(document: Any) -> npt.NDArray[Any]:
     size = math.prod(shape) * np.dtype(kind).itemsize
     if size > MOST_BYTES:
         raise ValueError(f"{size} bytes")
-    data = zlib.decompressobj().decompress(base64.b64decode(document["data"], validate=True), size + 1)
-    if len(data) != size:
+    reader = zlib.decompressobj()
+    data = reader.decompress(base64.b64decode(document["data"], validate=True), size + 1)
+    if len(data) != size or not reader.eof:
         raise ValueError(f"{len(data)} bytes instead of {size}")
     return np.frombuffer(data, dtype=kind).reshape(shape)

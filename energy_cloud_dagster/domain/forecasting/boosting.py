@@ -26,7 +26,7 @@ import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.arrays import packed, unpacked
-from energy_cloud_dagster.domain.forecasting.boosting_training import fit_parts, full_table, residual_of
+from energy_cloud_dagster.domain.forecasting.boosting_training import MEMORY_SHARE, fit_parts, full_table, residual_of
 from energy_cloud_dagster.domain.forecasting.calendar import holiday_flags
 from energy_cloud_dagster.domain.forecasting.features import (
     DAY,
@@ -157,12 +157,13 @@ class FittedBoosting:
             rows = rows_of(np.array([LOOK_BACK + first]), np.arange(min(DAY, horizon - first)))
             place = rows.place
             memory = stacked(memory_columns(grid, rows, residual))
-            guess = base[place] + self.memory.evaluate(memory, cells_of(grid.hour[place], rows.lead))
+            remembered = self.memory.evaluate(memory, cells_of(grid.hour[place], rows.lead))
+            guess = base[place] + remembered
             table = self.filler(full_table(grid, rows, memory, base, guess)).astype(np.float32)
             variance, left = variance + left, left * self.persistence**2
             factor = np.sqrt(variance)
             day = slice(first, first + len(place))
-            centre[day] = guess + self.centre.evaluate(table)
+            centre[day] = base[place] + MEMORY_SHARE * remembered + self.centre.evaluate(table)
             lower[day] = centre[day] + factor * np.minimum(self.lower.evaluate(table), 0.0)
             upper[day] = centre[day] + factor * np.maximum(self.upper.evaluate(table), 0.0)
             grid.load[place] = centre[day]
