@@ -18,16 +18,14 @@ from energy_cloud_dagster.domain.forecasting import (
     Fitted,
     FittedProphet,
     ProphetModel,
-    SeasonalNaive,
     accuracy,
     fitted_from_text,
-    holdout_accuracy,
     ladder,
+    prophet_terms,
     seasonal_naive,
     temperature_outlook,
 )
 from energy_cloud_dagster.domain.forecasting import prophet_model as module
-from energy_cloud_dagster.domain.forecasting import prophet_terms
 from energy_cloud_dagster.sample_data import files
 
 ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repeats
@@ -204,34 +202,6 @@ def test_gaps_constants_and_other_columns_are_taken() -> None:
     one = constant.predict(history, None, ORIGIN, 24)
     np.testing.assert_allclose(one.p50, 5.0, atol=0.01)
     assert constant.regressors == ()
-
-
-def test_holdout_scores_both_models_on_days_they_did_not_see() -> None:
-    history, regressors = community()
-    scores = holdout_accuracy([ProphetModel(), SeasonalNaive()], history, regressors, timezone=ZONE, seed=1, days=2)
-    assert set(scores) == {"prophet", "seasonal_naive"}
-    assert scores["prophet"].hours == 48
-    prophet, naive = scores["prophet"].mase, scores["seasonal_naive"].mase
-    assert prophet is not None
-    assert naive is not None
-    assert prophet < naive
-    short = holdout_accuracy(
-        [ProphetModel(), SeasonalNaive()], history.iloc[-240:], None, timezone=ZONE, seed=1, days=2
-    )
-    assert set(short) == {"seasonal_naive"}
-    assert holdout_accuracy([SeasonalNaive()], history.iloc[:0], None, timezone=ZONE, seed=1) == {}
-
-
-def test_holdout_does_not_know_the_weather_of_its_days() -> None:
-    history, regressors = community(days=21)
-    one = holdout_accuracy([ProphetModel()], history, regressors, timezone=ZONE, seed=1, days=1)
-    spiked = regressors.copy()
-    spiked.iloc[-24:] = 45.0
-    assert holdout_accuracy([ProphetModel()], history, spiked, timezone=ZONE, seed=1, days=1) == one
-    calendar = regressors.drop(columns="temperature").assign(holiday=0.0)
-    assert "prophet" in holdout_accuracy([ProphetModel()], history, calendar, timezone=ZONE, seed=1, days=1)
-    none_known = regressors.iloc[-24:]
-    assert holdout_accuracy([ProphetModel()], history, none_known, timezone=ZONE, seed=1, days=1) == {}
 
 
 # -- measured load

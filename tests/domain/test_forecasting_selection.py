@@ -180,6 +180,31 @@ def test_only_the_days_before_the_judged_ones_are_learnt_from(history: pd.Series
     assert seen == [history.index[-1] - pd.Timedelta(days=14), history.index[-1]]
 
 
+def test_the_weather_of_a_judged_day_is_not_known_on_it(history: pd.Series[float]) -> None:
+    told: list[pd.DataFrame] = []
+
+    @dataclass(frozen=True)
+    class Listening(Oracle):
+        name: str = "listening"
+
+        def fit(self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int) -> Any:
+            outer = SimilarDay().fit(history, regressors, timezone=timezone, seed=seed)
+
+            class Fitted:
+                def predict(self, recent: pd.Series[Any], future: Any, origin: datetime, horizon: int) -> Forecast:
+                    told.append(future)
+                    return outer.predict(recent, None, origin, horizon)
+
+            return Fitted()
+
+    frame = pd.DataFrame({"temperature": 10.0, "holiday": 0.0}, index=history.index)
+    frame.iloc[-24:] = [45.0, 1.0]
+    select([Listening()], history, frame, timezone=ZONE, seed=1, days=14)
+    ahead = told[13].loc[frame.index[-24:]]
+    assert (ahead["temperature"] == 10.0).all()
+    assert (ahead["holiday"] == 1.0).all()  # the calendar is known
+
+
 @pytest.mark.parametrize(("days", "judged"), [(0, 0), (1, 0), (2, 0), (3, 1), (9, 3), (60, 14)])
 def test_a_short_history_is_judged_on_fewer_days_and_always_answered(days: int, judged: int) -> None:
     history = load(max(days, 1)).iloc[: 24 * days]

@@ -4,7 +4,7 @@ Everything here is a function of its arguments. Series are hourly with a UTC ind
 the start of the first hour ahead, and no value at or after it matters.
 """
 
-from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, accuracy, holdout_accuracy, weekly_scale
+from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, accuracy, weekly_scale
 from energy_cloud_dagster.domain.forecasting.availability import (
     site_load,
     site_pv,
@@ -53,7 +53,6 @@ __all__ = [
     "accuracy",
     "fit_calibration",
     "fitted_from_text",
-    "holdout_accuracy",
     "holiday_flags",
     "hourly",
     "ladder",

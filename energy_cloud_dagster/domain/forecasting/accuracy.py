@@ -1,4 +1,4 @@
-"""How good a forecast was, and how good a model would have been on the last days."""
+"""How good a forecast was, and what it could have known of its weather."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.forecast import QUANTILES, Forecast, Model
+from energy_cloud_dagster.domain.forecasting.forecast import QUANTILES, Forecast
 from energy_cloud_dagster.domain.forecasting.series import Floats, hourly, value_at
 from energy_cloud_dagster.domain.forecasting.weather import TEMPERATURE, temperature_outlook
 
 WEEK_HOURS: Final = 168
-DAY: Final = pd.Timedelta(days=1)
 #: Share of the mean magnitude below which an hour does not count for MAPE.
 NEGLIGIBLE: Final = 0.1
 
@@ -109,39 +107,3 @@ def regressors_ahead(regressors: pd.DataFrame | None, origin: datetime, horizon:
     outlook = temperature_outlook(regressors[TEMPERATURE], origin=origin, horizon=horizon).regressors
     others = regressors.drop(columns=TEMPERATURE)
     return others if outlook is None else outlook.join(others, how="left")
-
-
-def holdout_accuracy(
-    models: Sequence[Model],
-    history: pd.Series[Any],
-    regressors: pd.DataFrame | None,
-    *,
-    timezone: str,
-    seed: int,
-    days: int = 3,
-) -> dict[str, Accuracy]:
-    """Fit every model on all but the last ``days`` days and score it on them, a day ahead at a time.
-
-    The temperature of a day is its outlook at the day's start, not what was measured. A model that cannot fit or
-    answer (too short a history) is left out; the keys are the models' names.
-    """
-    past = hourly(history)
-    if past.empty or days < 1:
-        return {}
-    end = past.index[-1] + pd.Timedelta(hours=1)
-    start = end - days * DAY
-    before = past[past.index < start]
-    known = None if regressors is None else regressors[regressors.index < start]
-    scores: dict[str, Accuracy] = {}
-    for model in models:
-        try:
-            fitted = model.fit(before, known, timezone=timezone, seed=seed)
-            forecasts = []
-            for day in range(days):
-                origin = (start + day * DAY).to_pydatetime()
-                ahead = regressors_ahead(regressors, origin, 24)
-                forecasts.append(fitted.predict(past[past.index < origin], ahead, origin, 24))
-        except InvalidInput:
-            continue
-        scores[model.name] = accuracy(past, forecasts, history=before)
-    return scores
