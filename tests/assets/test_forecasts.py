@@ -114,6 +114,43 @@ def test_a_day_without_forecasts_is_scored_as_such(altered: Pipeline) -> None:
     assert "Nothing was published" in found["accuracy"]
 
 
+def test_the_weather_forecast_that_was_known_is_the_temperature_ahead(altered: Pipeline) -> None:
+    """Known before the first hour's now, and another after it, which that hour must not see."""
+    from energy_cloud_dagster.adapters import weather
+    from energy_cloud_dagster.adapters.open_meteo import WeatherPoint
+    from energy_cloud_dagster.assets.outlook import foreseen_temperature
+    from energy_cloud_dagster.assets.weather import locations
+
+    origin, now = altered.first + HOUR, run_time(altered.first)
+    with altered.begin() as connection:
+        before = issues(altered)[now]
+        assert foreseen_temperature(connection, "seoul", origin, now) is None
+        for place in set(locations(connection, "seoul").values()):
+            key = weather.location_key(*place)
+            for issued, degrees in ((now - 30 * HOUR, 35.0), (now + SETTLING_TIME, -10.0)):
+                hours = [issued.replace(minute=0) + step * HOUR for step in range(80)]
+                points = [WeatherPoint("temperature", hour, degrees) for hour in hours]
+                weather.save(connection, key, issued, "open-meteo", points)
+        foreseen = foreseen_temperature(connection, "seoul", origin, now)
+        assert foreseen is not None
+        assert set(foreseen[foreseen.index >= origin]) == {35.0}
+    run = altered.run(altered.first)
+    (made,) = (
+        record.asset_materialization
+        for record in altered.instance.get_records_for_run(
+            run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        if record.asset_materialization
+        and record.asset_materialization.asset_key.path == ["region_load_forecast_hourly"]
+    )
+    assert any("by weather forecast, moved by" in note for note in made.metadata["notes"].value)
+    after = issues(altered)[now]
+    assert [row for row in after if row.model == "seasonal_naive"] == [
+        row for row in before if row.model == "seasonal_naive"
+    ]
+    assert after != before, "the models that look at the temperature say something else"
+
+
 # -- drift
 
 
