@@ -88,7 +88,7 @@ def forecast_accuracy_daily(context: dg.AssetExecutionContext, database: Databas
     plots = {
         "fan_chart": fan_chart(issued, load, last, timezone),
         "error_by_hour": error_by_hour(recent, load, timezone),
-        "champion_history": champion_history(decided, scored),
+        "champion_history": champion_history(decided, scored, now),
     }
     return dg.MaterializeResult(
         metadata={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from energy_cloud_dagster.assets.report import new_figure, picture
@@ -74,9 +74,12 @@ def error_by_hour(issued: pd.DataFrame, load: pd.Series[Any], timezone: str) -> 
     chosen = errors_by_hour(issued[issued["chosen"]].assign(model=PUBLISHED), load, timezone)
     figure = new_figure()
     axes = figure.subplots()
-    for name in errors.columns:
+    speakers = set(issued.loc[issued["chosen"], "model"])
+    alone = next(iter(speakers)) if len(speakers) == 1 else None
+    for name in errors.columns.drop(alone or [], errors="ignore"):
         axes.plot(errors.index, errors[name], color=COLOURS.get(name), linewidth=1, label=name)
-    axes.plot(chosen.index, chosen[PUBLISHED], color=COLOURS[PUBLISHED], linewidth=2, label=PUBLISHED)
+    label = f"{PUBLISHED} ({alone})" if alone else PUBLISHED
+    axes.plot(chosen.index, chosen[PUBLISHED], color=COLOURS[PUBLISHED], linewidth=2, label=label)
     days = issued["issued_at"].nunique()
     axes.set_title(f"mean absolute error day ahead, {days} {'day' if days == 1 else 'days'}", fontsize="medium")
     axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
@@ -87,37 +90,45 @@ def error_by_hour(issued: pd.DataFrame, load: pd.Series[Any], timezone: str) -> 
     return picture(figure)
 
 
-def champion_history(decided: Sequence[Selection], scored: Sequence[DayAccuracy]) -> dg.MarkdownMetadataValue | None:
-    """Draw what the fits expected and what the days showed (MASE), above which model was champion when."""
+def champion_history(
+    decided: Sequence[Selection], scored: Sequence[DayAccuracy], until: datetime
+) -> dg.MarkdownMetadataValue | None:
+    """Draw what the fits expected and what the days showed (MASE), above which model was champion up to ``until``."""
     if not decided:
         return None
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     figure = new_figure(height=3.8)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    expected = [
-        (one.decided_at, score["mase"])
-        for one in decided
-        if (score := one.document.get("scores", {}).get(one.champion)) and score["mase"] is not None
-    ]
-    if expected:
-        above.step(*zip(*expected, strict=True), where="post", color="tab:grey", label="expected by the fit's backtest")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    spans = list(zip(decided, [*(one.decided_at for one in decided[1:]), until], strict=True))
+    highest = 0.0
+    for one, end in spans:
+        score = one.document.get("scores", {}).get(one.champion, {}).get("mase")
+        if score is not None:
+            label = None if highest else "expected by the fit's backtest"
+            above.plot([one.decided_at, end], [score, score], color="tab:grey", linewidth=2, label=label)
+            highest = max(highest, score)
     for name in ("published", BASELINE):
         rows = [row for row in scored if row.model == name and row.lead == "day_ahead" and row.mase is not None]
-        days = [(_noon(row.day), row.mase) for row in rows]
+        days = [(_noon(row.day), row.mase or 0.0) for row in rows]
         if days:
             above.plot(*zip(*days, strict=True), color=COLOURS[name], marker="o", markersize=3, linewidth=1, label=name)
+            highest = max(highest, *(mase for _, mase in days))
     above.set_ylabel("MASE, day ahead")
-    above.set_ylim(bottom=0)
-    above.legend(loc="best", ncols=3, fontsize="small")
-    ends = [*(one.decided_at for one in decided[1:]), decided[-1].decided_at + timedelta(days=1)]
+    above.set_ylim(0, 1.35 * highest or 1.0)  # the legend lies above the lines
+    if highest:
+        above.legend(loc="upper left", ncols=3, fontsize="small")
     seen: set[str] = set()
-    for one, end in zip(decided, ends, strict=True):
+    for one, end in spans:
         label = None if one.champion in seen else one.champion
         seen.add(one.champion)
-        below.axvspan(one.decided_at, end, color=COLOURS.get(one.champion, "tab:grey"), alpha=0.7, label=label)
+        below.axvspan(one.decided_at, end, color=COLOURS.get(one.champion, "tab:grey"), alpha=0.7, linewidth=0, label=label)
     below.set_yticks([])
-    below.set_ylabel("champion")
+    below.set_ylabel("champion", rotation=0, ha="right", va="center", fontsize="small")
     below.legend(loc="center left", ncols=4, fontsize="small")
-    below.tick_params(axis="x", labelsize="small", rotation=20)
+    locator = AutoDateLocator(minticks=2, maxticks=9)
+    below.xaxis.set_major_locator(locator)
+    below.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return picture(figure)
 
 

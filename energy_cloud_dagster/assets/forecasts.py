@@ -104,7 +104,7 @@ def region_load_model_daily(
         before = forecasts.newest_selection(connection, key, now)
         models = [_going_on(connection, key, one, now) for one in models]
         judged = midnights(hourly(load), timezone)[-JUDGED_DAYS:]
-        ahead, judging = outlook_then(connection, region, temperature, timezone, judged)
+        ahead, forecast_days = outlook_then(connection, region, temperature, timezone, judged)
     if load.empty:
         raise dg.Failure(
             f"no load of region {region} is known before {now.isoformat()}; ingest readings and build the marts first"
@@ -119,7 +119,8 @@ def region_load_model_daily(
         current=before.champion if before else None,
         ahead=ahead,
     )
-    document = selection.to_dict() | {"notes": [*left_out, *judging, *selection.notes]}
+    notes = [*left_out, *_judging(judged[len(judged) - selection.days :], forecast_days), *selection.notes]
+    document = selection.to_dict() | {"notes": notes}
     rows = [_stored(key, now, one, document["scores"]) for one in selection.fitted.values()]
     with database.begin() as connection:
         for row in rows:
@@ -140,6 +141,14 @@ def region_load_model_daily(
         },
         data_version=dg.DataVersion(digest([document, *(row.digest for row in rows)])),
     )
+
+
+def _judging(judged: list[datetime], forecast_days: set[datetime]) -> list[str]:
+    """Return on what temperature ahead the models were judged, where it was not the weather forecast of the time."""
+    without = sum(day not in forecast_days for day in judged)
+    if not without:
+        return []
+    return [f"judged with yesterday's temperature on {without} of {len(judged)} days: no forecast of it is known"]
 
 
 def _going_on(connection: sa.Connection, key: str, model: "Model", now: datetime) -> "Model":
@@ -260,11 +269,13 @@ def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "list[For
     axes.plot(recent.index, recent.to_numpy(), color="black", linewidth=1.2, label="measured")
     axes.plot(champion.index, champion.p50, color="tab:blue", label=f"{champion.model} P50")
     axes.fill_between(champion.index, champion.p10, champion.p90, color="tab:blue", alpha=0.2, label="P10 to P90")
+    members: str | None = "members"
     for one in beside:
         if one.model == BASELINE:
             axes.plot(one.index, one.p50, color="tab:orange", linestyle="--", linewidth=1, label=one.model)
         else:
-            axes.plot(one.index, one.p50, color="tab:grey", linewidth=0.7, alpha=0.8)
+            axes.plot(one.index, one.p50, color="tab:grey", linewidth=0.7, alpha=0.8, label=members)
+            members = None
     axes.set_ylabel("load, kWh per hour")
     axes.legend(loc="upper left", ncols=4, fontsize="small")
     return picture(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -72,15 +72,13 @@ def foreseen_temperature(
 
 
 def outlook_then(
-    connection: sa.Connection, region: str, temperature: pd.Series[float], timezone: str, judged: list[datetime]
-) -> tuple[Callable[[datetime, int], pd.DataFrame], tuple[str, ...]]:
-    """Return the outlook as it was known at each origin of ``judged``, and on how many it had a weather forecast.
+    connection: sa.Connection, region: str, temperature: pd.Series[float], timezone: str, origins: Sequence[datetime]
+) -> tuple[Callable[[datetime, int], pd.DataFrame], set[datetime]]:
+    """Return the outlook as it was known at each of ``origins``, and those that had a weather forecast.
 
-    What an outlook of another origin gets is that without a weather forecast.
+    Of other origins the outlook is that without one.
     """
-    foreseen = {origin: foreseen_temperature(connection, region, origin, origin + SETTLING_TIME) for origin in judged}
-    known = sum(one is not None for one in foreseen.values())
-    note = f"judged with the weather forecast of the time on {known} of {len(judged)} days, else with yesterday's"
+    foreseen = {origin: foreseen_temperature(connection, region, origin, origin + SETTLING_TIME) for origin in origins}
     made: dict[tuple[datetime, int], pd.DataFrame] = {}
 
     def ahead(origin: datetime, horizon: int) -> pd.DataFrame:
@@ -88,4 +86,4 @@ def outlook_then(
             made[origin, horizon], _ = region_outlook(temperature, timezone, origin, horizon, foreseen.get(origin))
         return made[origin, horizon]
 
-    return ahead, (note,) if known < len(judged) else ()
+    return ahead, {origin for origin, one in foreseen.items() if one is not None}
