@@ -72,8 +72,8 @@ MIDNIGHT: Final = 6.0
 MARGIN: Final = 1.5
 #: Growth of the known hours from which on a warm start becomes a first fit.
 REFIT_GROWTH: Final = 2
-#: Growth of the band with each further day: days to this power.
-WIDENING: Final = 0.3
+#: The band grows as the number of the day to this power (measured on a week of days ahead).
+WIDENING: Final = 0.2
 
 PLAN: Final = Plan(
     hidden=32,
@@ -127,8 +127,7 @@ class FittedLSTM:
         index = future_index(origin, horizon)
         start = hour_of(origin)
         first = start - REACH * HOUR
-        if isinstance(recent.index, pd.DatetimeIndex) and recent.index.tz is not None:
-            recent = recent[recent.index >= first]  # years of history are not looked at
+        recent, future_regressors = _since(recent, first), _since(future_regressors, first)
         past = hourly(recent, before=origin)
         grid = pd.date_range(first, periods=REACH + horizon, freq="h")
         values, faults = _believed(value_at(past, grid), self.believed)
@@ -348,6 +347,13 @@ class LSTM:
             and (warm.regressors, warm.timezone) == (names, timezone)
             and known < REFIT_GROWTH * warm.learnt
         )
+
+
+def _since[Rows: (pd.Series[Any], pd.DataFrame | None)](rows: Rows, first: pd.Timestamp) -> Rows:
+    """Return the rows from ``first`` on, so that years are not sorted for a day; faults are left for others to name."""
+    if rows is not None and isinstance(rows.index, pd.DatetimeIndex) and rows.index.tz is not None:
+        return rows[rows.index >= first]
+    return rows
 
 
 def _range(values: Floats) -> tuple[float, float]:
