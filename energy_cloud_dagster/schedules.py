@@ -73,7 +73,8 @@ def _request(run_key: str, first: datetime, last: datetime) -> dg.RunRequest:
     return dg.RunRequest(run_key=run_key, tags=range_tags(first, last))
 
 
-@dg.schedule(job=daily_fit_job, cron_schedule="7 0 * * *", execution_timezone="UTC", default_status=_STATUS)
+# After the tick of the day's last hour: where the local day ends with the UTC day, that hour is scored as well.
+@dg.schedule(job=daily_fit_job, cron_schedule="20 0 * * *", execution_timezone="UTC", default_status=_STATUS)
 def daily_fit(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """Fits on the day that has just ended, and scores what was published of it."""
     day = (context.scheduled_execution_time.astimezone(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")

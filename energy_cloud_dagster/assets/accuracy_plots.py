@@ -121,8 +121,9 @@ def champion_history(
     seen: set[str] = set()
     for one, end in spans:
         label = None if one.champion in seen else one.champion
+        colour = COLOURS.get(one.champion, "tab:grey")
         seen.add(one.champion)
-        below.axvspan(one.decided_at, end, color=COLOURS.get(one.champion, "tab:grey"), alpha=0.7, linewidth=0, label=label)
+        below.axvspan(one.decided_at, end, color=colour, alpha=0.7, linewidth=0, label=label)
     below.set_yticks([])
     below.set_ylabel("champion", rotation=0, ha="right", va="center", fontsize="small")
     below.legend(loc="center left", ncols=4, fontsize="small")

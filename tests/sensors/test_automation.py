@@ -181,7 +181,7 @@ def test_the_fit_is_asked_for_the_day_that_has_ended(pipeline: Pipeline) -> None
     from energy_cloud_dagster.definitions import defs
     from energy_cloud_dagster.schedules import daily_fit
 
-    now = datetime(2026, 4, 7, 0, 7, tzinfo=UTC)
+    now = datetime(2026, 4, 7, 0, 20, tzinfo=UTC)
     with dg.build_schedule_context(scheduled_execution_time=now, repository_def=defs.get_repository_def()) as context:
         (asked,) = daily_fit.evaluate_tick(context).run_requests or []
     assert (asked.partition_key, asked.run_key) == ("2026-04-06", "fit-2026-04-06")
