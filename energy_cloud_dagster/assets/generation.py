@@ -102,18 +102,21 @@ def plant_forecast(
 
     fraction = output / plant.capacity_kw
     if plant.type == "solar":
-        return solar_output(
-            fraction,
-            origin=origin,
-            horizon=HORIZON_HOURS,
-            timezone=timezone,
-            place=None if place is None else Place(*place),
-            weather=ahead,
+        stands = None if place is None else Place(*place)
+        answer = solar_output(
+            fraction, origin=origin, horizon=HORIZON_HOURS, timezone=timezone, place=stands, weather=ahead
         )
-    curve = None
-    if ahead is not None and len(speed):
-        try:
-            curve = power_curve(floats(speed), floats(fraction.reindex(speed.index)))
-        except InvalidInput:  # too few hours yet: the model fits one to the wind of the forecasts
-            curve = None
-    return wind_output(fraction, origin=origin, horizon=HORIZON_HOURS, timezone=timezone, curve=curve, weather=ahead)
+    else:
+        curve = None
+        if ahead is not None and len(speed):
+            try:
+                curve = power_curve(floats(speed), floats(fraction.reindex(speed.index)))
+            except InvalidInput:  # too few hours yet: the model fits one to the wind of the forecasts
+                curve = None
+        answer = wind_output(
+            fraction, origin=origin, horizon=HORIZON_HOURS, timezone=timezone, curve=curve, weather=ahead
+        )
+    late = 0 if ahead is None else ahead.attrs.get("afterwards", 0)
+    if late:
+        answer = answer.with_notes(f"weather of {late} past hours was known only afterwards: bands may be narrow")
+    return answer

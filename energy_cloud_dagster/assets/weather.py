@@ -145,15 +145,18 @@ def weather_of(
     """Return the weather at a place from ``start`` to the horizon after ``origin``, as known at ``now``.
 
     Hours before the origin are as they were forecast half a day before, which is what a model of forecasts should learn
-    from; where nothing was, as they were known first. Columns are ``VARIABLES`` that are known; None where none is.
+    from; where nothing was, as they were known first: ``attrs["afterwards"]`` counts the hours that nobody knew before
+    they were over. Columns are ``VARIABLES`` that are known; None where none is.
     """
     import pandas as pd
 
     key = weather.location_key(*place)
     rows = weather.known(connection, key, VARIABLES, start, origin, now, lead=LEAD)
+    afterwards = {one.ts for one in rows if one.issued_at >= one.ts + HOUR}
     rows += weather.known(connection, key, VARIABLES, origin, origin + HORIZON_HOURS * HOUR, now)
     if not rows:
         return None
     frame = pd.DataFrame(rows).pivot_table(index="ts", columns="variable", values="value")
     frame.index = pd.DatetimeIndex(frame.index).tz_convert("UTC")
+    frame.attrs["afterwards"] = len(afterwards)
     return frame

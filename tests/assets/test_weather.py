@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from energy_cloud_dagster.adapters import registry, weather
 from energy_cloud_dagster.adapters.open_meteo import UNITS, WeatherPoint
 from energy_cloud_dagster.assets import weather as assets
-from energy_cloud_dagster.assets.generation import plant_forecast
+from energy_cloud_dagster.assets.generation import generation_availability_hourly, plant_forecast
 from energy_cloud_dagster.domain.intervals import HOUR, run_time
 from energy_cloud_dagster.partitions import hour_key
 from energy_cloud_dagster.resources import Database
@@ -158,7 +158,12 @@ def test_the_past_is_learnt_from_as_it_was_forecast(connection: sa.Connection) -
     assert frame is not None
     assert set(frame["irradiance"][: origin - HOUR]) == {1.0}
     assert set(frame["irradiance"][origin:]) == {2.0}
+    assert frame.attrs["afterwards"] == 0
     assert assets.weather_of(connection, (5.0, 5.0), origin - HOUR, origin, origin) is None
+    weather.save(connection, "3.00,4.00", origin, "test", [WeatherPoint("irradiance", ts, 1.0) for ts in hours])
+    late = assets.weather_of(connection, (3.0, 4.0), origin - 30 * HOUR, origin, origin)
+    assert late is not None
+    assert late.attrs["afterwards"] == 30
 
 
 def test_what_is_issued_later_moves_no_forecast_of_a_plant(altered: Pipeline) -> None:
@@ -169,23 +174,25 @@ def test_what_is_issued_later_moves_no_forecast_of_a_plant(altered: Pipeline) ->
     now, origin = run_time(partition), partition + HOUR
     hours = [origin + offset * HOUR for offset in range(-21 * 24, 24)]
     seen = {}
-    for name, issues in (
-        ("nothing", ()),
-        ("known", ((now, 1.0),)),
-        ("later", ((now, 1.0), (now + timedelta(seconds=1), 0.1))),
-    ):
-        altered.restore("pipeline_before")
-        with altered.begin() as connection:
-            for issued, factor in issues:
-                points = [WeatherPoint("wind_speed", ts, factor * (3 + ts.hour % 12)) for ts in hours]
-                points += [WeatherPoint("irradiance", ts, factor * 300.0) for ts in hours]
+    issues = (("nothing", None, 0.0), ("known", now, 1.0), ("later", now + timedelta(seconds=1), 0.1))
+    for name, issued, factor in issues:
+        if issued:
+            points = [WeatherPoint("wind_speed", ts, factor * (3 + ts.hour % 12)) for ts in hours]
+            points += [WeatherPoint("irradiance", ts, factor * 300.0) for ts in hours]
+            with altered.begin() as connection:
                 weather.save(connection, weather.location_key(37.5665, 126.978), issued, "test", points)
-        altered.run(partition)
+        dg.materialize(
+            [generation_availability_hourly],
+            partition_key=hour_key(partition),
+            resources={"database": Database()},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
         with altered.begin() as connection:
             seen[name] = forecasts.issued(connection, now, prefixes=["resource/"])
     assert seen["known"] == seen["later"]
     assert seen["known"] != seen["nothing"]
     assert {one.model for one in seen["known"]} == {"solar", "wind"}
+    assert len(seen["known"]) == 3 * 24
 
 
 def test_a_plant_is_forecast_from_where_it_stands() -> None:
@@ -202,3 +209,7 @@ def test_a_plant_is_forecast_from_where_it_stands() -> None:
     for kind in ("solar", "wind"):
         new = plant_forecast(own._replace(type=kind), empty, empty, (3.0, 4.0), None, PARTITION, "Asia/Seoul")
         assert not new.p50.any(), "nothing is counted on that was never seen"
+        ahead = pd.DataFrame({"irradiance": [1.0], "wind_speed": [1.0]}, index=pd.DatetimeIndex([PARTITION]))
+        ahead.attrs["afterwards"] = 30
+        said = plant_forecast(own._replace(type=kind), empty, empty, (3.0, 4.0), ahead, PARTITION, "Asia/Seoul")
+        assert "weather of 30 past hours was known only afterwards: bands may be narrow" in said.notes

@@ -50,9 +50,8 @@ LEAST_HOURS: Final = 30
 NEAR_SUN: Final = (9.0, 7.0)
 NEAR_CLEARNESS: Final = (0.09, 0.15, 0.15)
 NEAR_TEMPERATURE: Final = 7.0
-#: Days after which an hour counts a third: clouds follow the season, a plant under known irradiance changes slowly.
-RECENCY_CLEAR: Final = 1095.0
-RECENCY_IRRADIANCE: Final = 1095.0
+#: Days after which an hour counts a third.
+RECENCY: Final = 1095.0
 #: A few days do not show all the clouds of a place: bands under a clear sky are wider by these over the known days.
 FEW_DAYS: Final = 4.0
 #: Output under a clear-sky plane is compared as a ratio; the plane is at least this share of its maximum.
@@ -101,8 +100,7 @@ class SolarModel:
         centre = np.clip(matrix @ plane, 0.0, most)
         features = _features(above, _temperature(weather), with_irradiance=weather is not None)
         hours = _hours(index)
-        span = RECENCY_IRRADIANCE if columns else RECENCY_CLEAR
-        weights = np.exp((hours - hours[-1]) / (24.0 * span))
+        weights = np.exp((hours - hours[-1]) / (24.0 * RECENCY))
         compared = np.where(day, _compared(values, centre, most, bool(columns)), np.nan)
         analogs = Analogs.of(features, compared, hours, weights).rounded()
         ranked = np.flatnonzero(np.isfinite(compared) & (hours > hours[-1] - RANKED_HOURS))
