@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -228,6 +229,17 @@ def test_the_blend_follows_what_was_right_on_the_site_itself() -> None:
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0)
 
 
+def test_days_since_the_fit_tell_more_than_the_fit_did(fitted: FittedSites) -> None:
+    """What was said of the pooled model at its fit weighs at first, and nothing once a fortnight has shown it."""
+    panel = homes(days=57)
+    praised, blamed = (replace(fitted, worth=np.full(6, worth)) for worth in (0.2, 5.0))
+    for days, alike in ((0, False), (14, True)):
+        origin = ORIGIN + timedelta(days=days)
+        one, other = (forecast_sites(each, panel, origin, 24).weights[:, 0] for each in (praised, blamed))
+        assert np.allclose(one, other) == alike
+        assert (one >= other).all()
+
+
 def test_the_bands_hold_on_made_homes(fitted: FittedSites) -> None:
     panel = homes()
     found = forecast_sites(fitted, panel, ORIGIN, 48)
@@ -245,8 +257,8 @@ def test_a_site_that_came_later_takes_what_is_usual(fitted: FittedSites) -> None
 
 
 def test_too_little_to_learn_from_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="needs 21 days"):
-        SiteModel().fit(homes(2, 20), seed=1)
+    with pytest.raises(InvalidInput, match="needs 18 days"):
+        SiteModel().fit(homes(2, 17), seed=1)
     nothing = Panel(("a",), pd.Timestamp(START), np.full((1, 24 * 30), np.nan), "UTC")
     with pytest.raises(InvalidInput, match="learn from"):
         SiteModel().fit(nothing, seed=1)

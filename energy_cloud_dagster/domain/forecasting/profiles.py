@@ -6,7 +6,6 @@ Every function takes a ``Past``: the days before one origin as an array (sites, 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,11 +31,9 @@ BESIDE: Final = 0.35
 LEAST_HOURS: Final = 12
 
 
-def off_days(hours: Integers, holidays: Collection[int] = ()) -> Flags:
-    """Return which wall hours lie on a Saturday, a Sunday or one of ``holidays`` (days since 1970-01-01)."""
-    days = hours // 24
-    off = (days + 3) % 7 >= 5  # 1970-01-01 was a Thursday
-    return off | np.isin(days, np.asarray(sorted(holidays), dtype=np.int64)) if holidays else off
+def off_days(hours: Integers) -> Flags:
+    """Return which wall hours lie on a Saturday or a Sunday."""
+    return np.asarray((hours // 24 + 3) % 7 >= 5)  # 1970-01-01 was a Thursday
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +52,10 @@ class Past:
     target_off: Flags
 
     @classmethod
-    def at(
-        cls, walls: Walls, origin: int, targets: Integers, *, kinds: bool = True, holidays: Collection[int] = ()
-    ) -> Past:
+    def at(cls, walls: Walls, origin: int, targets: Integers, *, kinds: bool = True) -> Past:
         """Return the past of the wall hour ``origin``; without ``kinds`` all days are alike."""
         hours = origin - 24 * (np.arange(BLOCK_DAYS)[:, None] + 1) + np.arange(24)
-        off, target_off = off_days(hours, holidays), off_days(targets, holidays)
+        off, target_off = off_days(hours), off_days(targets)
         if not kinds:
             off, target_off = np.zeros_like(off), np.zeros_like(target_off)
         return cls(walls.block(origin, BLOCK_DAYS), off, targets, np.maximum(targets - origin, 0), target_off)

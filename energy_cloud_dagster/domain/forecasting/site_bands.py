@@ -14,6 +14,9 @@ from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
 
 #: Days of all sites' scores that a site's own band weighs as much as.
 SHRINK_DAYS: Final = 7
+#: Share of the scores that a band holds on either side: a little more than nine tenths, since the days ahead differ
+#: from those that it was measured on.
+HELD: Final = 0.91
 #: Fewest scores from which the factor of an hour is taken, and days of those of a site.
 LEAST_SCORES: Final = 50
 LEAST_DAYS: Final = 3
@@ -74,12 +77,12 @@ def calibrated(quantiles: Floats, actual: Floats, known: npt.NDArray[np.bool_], 
             own = scores[:, hours == hour]
             own = own[np.isfinite(own)]
             if len(own) >= LEAST_SCORES:
-                factor[hour] = max(float(np.quantile(own, 0.9)), 0.0)
+                factor[hour] = max(float(np.quantile(own, HELD)), 0.0)
         factors.append(factor)
         relative = scores / np.maximum(factor[hours], 1e-6)
         days = np.isfinite(relative).sum(axis=1) / 24
         for site in np.flatnonzero(days >= LEAST_DAYS):
             own = relative[site][np.isfinite(relative[site])]
-            raw = float(np.clip(np.quantile(own, 0.9), 0.2, 5.0))
+            raw = float(np.clip(np.quantile(own, HELD), 0.2, 5.0))
             widths[site, side] = (days[site] * raw + SHRINK_DAYS) / (days[site] + SHRINK_DAYS)
     return Bands(factors[0], factors[1], widths)

@@ -24,8 +24,9 @@ from energy_cloud_dagster.domain.forecasting.site_bands import Bands, calibrated
 from energy_cloud_dagster.domain.forecasting.site_features import FEATURES, Cheap, features, size_of
 from energy_cloud_dagster.domain.forecasting.trees import Forest, grown
 
-#: Fewest days of history that the trees learn from; a site needs a week behind every origin.
-LEAST_DAYS: Final = 21
+#: Fewest days of history: a week to look back on, a week to learn from, and some days to be judged on. An origin that
+#: is learned from has at least a week behind it.
+LEAST_DAYS: Final = 18
 WARM_UP_DAYS: Final = 7
 #: Rows that the trees walk at once; more would leave the cache.
 _CHUNK: Final = 2048
@@ -49,8 +50,8 @@ class FittedSites:
 
     ``forests`` give the deviation from the typical day's quantile in multiples of the site's size. ``worth`` is each
     site's error of the pooled P50 beside that of the similar day, on days that the judged fit had not seen (1: as
-    good); ``usual`` is the median of them, which a site that came later takes. ``bands`` hold for them in the
-    order of ``keys``.
+    good); ``usual`` is the median of them, which a site that came later takes, and ``judged_days`` how many days those
+    were. ``bands`` hold for them in the order of ``keys``.
     """
 
     timezone: str
@@ -61,6 +62,7 @@ class FittedSites:
     keys: tuple[str, ...]
     worth: Floats
     usual: float
+    judged_days: int
     bands: Bands
     name: str = field(default="pooled_sites", init=False)
 
@@ -95,6 +97,7 @@ class FittedSites:
                 "forests": [forest.document() for forest in self.forests],
                 "keys": self.keys,
                 "usual": self.usual,
+                "judged_days": self.judged_days,
                 "worth": packed(self.worth),
                 "bands": self.bands.document(),
             }
@@ -116,6 +119,7 @@ class FittedSites:
                 forests=(p10, p50, p90),
                 keys=tuple(document["keys"]),
                 usual=float(document["usual"]),
+                judged_days=int(document["judged_days"]),
                 worth=unpacked(document["worth"]),
                 bands=Bands.of(document["bands"]),
             )
@@ -128,14 +132,14 @@ class SiteModel:
     """How to fit the sites of a region.
 
     ``kinds``: workdays and days off differ (loads), or not (the sun). ``rows`` caps the training table: with more sites
-    than it holds, each origin is learned from some of them. The last ``judged_days`` are forecast by a fit that has
-    not seen them.
+    than it holds, each origin is learned from some of them. The last fifth of the days, ``judged_days`` at most and a
+    fortnight at least where that leaves two thirds to learn from, are forecast by a fit that has not seen them.
     """
 
     kinds: bool = True
     trees: int = 120
-    rows: int = 100_000
-    judged_days: int = 14
+    rows: int = 60_000
+    judged_days: int = 42
 
     def fit(self, panel: Panel, *, seed: int) -> FittedSites:
         """Fit on every hour of ``panel``; the caller has cut it at its now.
@@ -148,7 +152,7 @@ class SiteModel:
             raise InvalidInput(f"the pooled model of sites needs {LEAST_DAYS} days of history, {days:.0f} are known")
         walls = wall_hours(panel.index, panel.timezone)
         midnights = np.flatnonzero((walls % 24 == 0) & (np.arange(len(walls)) + 24 <= len(walls)))
-        held = midnights[-min(self.judged_days, int(days) // 3) :]
+        held = midnights[-min(self.judged_days, max(int(days) // 5, min(14, int(days) // 3))) :]
         worth, usual, bands = self._judged(panel, walls, held, seed)
         return FittedSites(
             timezone=panel.timezone,
@@ -159,6 +163,7 @@ class SiteModel:
             keys=panel.keys,
             worth=worth,
             usual=usual,
+            judged_days=len(held),
             bands=bands,
         )
 

@@ -18,17 +18,20 @@ from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast, Rung
 from energy_cloud_dagster.domain.forecasting.panel import Panel, Walls, wall_hours
 from energy_cloud_dagster.domain.forecasting.profiles import LEAST_HOURS, Past
-from energy_cloud_dagster.domain.forecasting.series import Floats, future_index
+from energy_cloud_dagster.domain.forecasting.series import Floats, future_index, hour_of
 from energy_cloud_dagster.domain.forecasting.site_bands import Bands, calibrated
 from energy_cloud_dagster.domain.forecasting.site_features import Cheap, last_known
 from energy_cloud_dagster.domain.forecasting.site_model import FittedSites
 
 Flags = npt.NDArray[np.bool_]
 
-#: What the experts of ``EXPERTS`` weigh before a site has shown anything.
-PRIOR: Final = np.array([0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
-#: A fortnight in which an expert was worse than the best by the similar day's error divides its weight by e to this.
-SHARPNESS: Final = 6.0
+#: What the experts of ``EXPERTS`` weigh before a site has shown anything: half is the similar day, so that a blend
+#: whose other half turns out wrong is hardly worse than it.
+PRIOR: Final = np.array([0.3, 0.45, 0.1, 0.05, 0.05, 0.05])
+#: A fortnight in which an expert was worse than the best by the share ``w`` of the similar day's error divides its
+#: weight by e to ``SHARPNESS w + CERTAINTY w^2``: small differences are mostly chance, large ones are not.
+SHARPNESS: Final = 3.0
+CERTAINTY: Final = 6.0
 #: Days that the experts are judged on.
 JUDGED_DAYS: Final = 14
 #: Hours that are looked at for gaps and for a stuck meter, and fewest known ones that mean it is stuck.
@@ -92,22 +95,22 @@ def forecast_sites(
     walls = known.walls()
     past = Past.at(walls, int(targets[0]), targets, kinds=kinds)
     cheap = Cheap.of(past, kinds=kinds)
-    losses, days, bands = _judge(walls, int(targets[0]), kinds=kinds)
     refusal = _refusal(fitted, panel, origin, kinds=kinds)
+    speaking = fitted if refusal is None else None
+    losses, days, bands = _judge(walls, int(targets[0]), known, speaking, kinds=kinds)
     pooled = np.full((*cheap.typical.shape[:2], 3), np.nan)
-    if fitted is not None and refusal is None:
-        pooled = fitted.pooled(past, cheap)
-        worth, own = fitted.judged(panel.keys)
-        losses[:, 0] = worth * losses[:, 1]
+    if speaking is not None:
+        pooled = speaking.pooled(past, cheap)
+        days = days * max(1.0, speaking.judged_days / JUDGED_DAYS)
     experts = np.concatenate([pooled[..., 1:2], cheap.experts], axis=-1)
     weights = _weights(losses, days, np.isfinite(pooled[..., 1]).all(axis=1))
     centre = _weighted(experts, weights)
     hours = targets % 24
     low, high = bands.applied(cheap.typical, hours)
-    if fitted is not None and refusal is None:
+    if speaking is not None:
         # quantiles are mixed where they lie, not as widths around P50: a base load has nothing below it
         share = np.where(np.isfinite(pooled[..., 1]), weights[:, :1], 0.0)
-        model_low, model_high = own.applied(pooled, hours)
+        model_low, model_high = speaking.judged(panel.keys)[1].applied(pooled, hours)
         low = np.where(share > 0, share * np.nan_to_num(model_low) + (1 - share) * low, low)
         high = np.where(share > 0, share * np.nan_to_num(model_high) + (1 - share) * high, high)
     dark = _dark(past)
@@ -127,35 +130,49 @@ def _refusal(fitted: FittedSites | None, panel: Panel, origin: datetime, *, kind
     return None
 
 
-def _judge(walls: Walls, origin: int, *, kinds: bool) -> tuple[Floats, Floats, Bands]:
+def _judge(
+    walls: Walls, origin: int, panel: Panel, fitted: FittedSites | None, *, kinds: bool
+) -> tuple[Floats, Floats, Bands]:
     """Return the experts' mean errors (sites, experts), how many days they rest on (sites,), and the typical bands.
 
     The errors are those of the days before ``origin``, from the same hour on, each forecast from what was known
-    before it; the pooled model's column is NaN.
+    before it. Of the pooled model only days after its fit count as they are; for those that it has seen it is taken
+    to be what its judged fit was beside the similar day. Without a model its column is NaN.
     """
     sites = len(walls.values)
-    errors, known_hours = np.zeros((sites, len(PRIOR) - 1)), np.zeros((sites, len(PRIOR) - 1))
+    errors, known_hours = np.zeros((sites, len(PRIOR))), np.zeros((sites, len(PRIOR)))
+    unseen = origin if fitted is None else _wall(fitted.train_end, panel)
+    worth = np.full(sites, np.nan) if fitted is None else fitted.judged(panel.keys)[0]
     typical, truth, hours = [], [], []
     for day in range(1, JUDGED_DAYS + 1):
         start = origin - 24 * day
         if start - 24 * 7 < walls.first:
             break
         targets = start + np.arange(24)
-        cheap = Cheap.of(Past.at(walls, start, targets, kinds=kinds), kinds=kinds)
+        past = Past.at(walls, start, targets, kinds=kinds)
+        cheap = Cheap.of(past, kinds=kinds)
         actual = walls.at(targets)
         error = np.abs(cheap.experts - actual[..., None])
+        own = worth[:, None] * error[..., 0]
+        if fitted is not None and start >= unseen:
+            own = np.abs(fitted.pooled(past, cheap)[..., 1] - actual)
+        error = np.concatenate([own[..., None], error], axis=-1)
         errors += np.where(np.isfinite(error), error, 0.0).sum(axis=1)
         known_hours += np.isfinite(error).sum(axis=1)
         typical.append(cheap.typical)
         truth.append(actual)
         hours.append(targets % 24)
-    mean = np.where(known_hours > 0, errors / np.maximum(known_hours, 1), np.nan)
-    losses = np.concatenate([np.full((sites, 1), np.nan), mean], axis=1)
+    losses = np.where(known_hours > 0, errors / np.maximum(known_hours, 1), np.nan)
     if not typical:
         return losses, np.zeros(sites), Bands.wide(sites)
     found, actual = np.concatenate(typical, axis=1), np.concatenate(truth, axis=1)
     known = np.isfinite(actual) & np.isfinite(found[..., 1])
-    return losses, known_hours[:, 0] / 24, calibrated(found, actual, known, np.concatenate(hours))
+    return losses, known_hours[:, 1] / 24, calibrated(found, actual, known, np.concatenate(hours))
+
+
+def _wall(moment: datetime, panel: Panel) -> int:
+    """Return the wall hour of a whole UTC hour."""
+    return int(wall_hours(pd.DatetimeIndex([hour_of(moment)]), panel.timezone)[0])
 
 
 def _weights(losses: Floats, days: Floats, pooled: Flags) -> Floats:
@@ -168,7 +185,8 @@ def _weights(losses: Floats, days: Floats, pooled: Flags) -> Floats:
     usable = np.isfinite(best) & (scale > 0)
     worse = np.where(usable[:, None], losses - np.where(usable, best, 0.0)[:, None], 0.0)
     worse = np.nan_to_num(worse / np.where(usable, scale, 1.0)[:, None])
-    score = PRIOR * np.exp(-SHARPNESS * worse * (days / JUDGED_DAYS)[:, None])
+    evidence = (SHARPNESS * worse + CERTAINTY * np.square(worse)) * (days / JUDGED_DAYS)[:, None]
+    score = PRIOR * np.exp(-evidence)
     score[~pooled, 0] = 0.0
     return np.asarray(score / score.sum(axis=1, keepdims=True))
 
