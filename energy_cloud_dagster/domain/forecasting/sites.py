@@ -122,7 +122,7 @@ def forecast_sites(
 def _refusal(fitted: FittedSites | None, panel: Panel, origin: datetime, *, kinds: bool) -> str | None:
     """Return why the pooled model does not answer, None where it does."""
     if fitted is None:
-        return "champion: none is fitted"
+        return "champion: none is fitted" if kinds else "champion: none is needed where days are alike"
     if fitted.train_end > origin:
         return f"champion: it saw hours up to {fitted.train_end.isoformat()}, after the origin"
     if fitted.timezone != panel.timezone or fitted.kinds != kinds:
