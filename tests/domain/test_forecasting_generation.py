@@ -272,7 +272,7 @@ def test_nothing_at_or_after_the_origin_matters(rule: str) -> None:
 @given(
     values=st.lists(st.one_of(st.none(), st.floats(-2, 3), st.sampled_from([0.0, 0.5, 1e6])), min_size=0, max_size=200)
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_every_history_gets_a_fraction_and_a_reason(rule: str, values: list[float | None]) -> None:
     index = pd.date_range(end=pd.Timestamp(ORIGIN) - HOUR, periods=len(values), freq="h")
     history = pd.Series([np.nan if one is None else one for one in values], index=index, dtype=float)
@@ -280,6 +280,42 @@ def test_every_history_gets_a_fraction_and_a_reason(rule: str, values: list[floa
     assert (one.p10 >= 0).all()
     assert (one.p90 <= 1).all()
     assert one.rung == "champion" or one.notes
+
+
+DICE = np.random.default_rng(6)
+BROKEN = {
+    "zeros": np.zeros(1008),
+    "constant": np.full(1008, 0.5),
+    "negative": -DICE.random(1008),
+    "unknown": np.full(1008, np.nan),
+    "one week": np.where(np.arange(1008) < 840, np.nan, DICE.random(1008)),
+    "two weeks' gap": np.where(np.arange(1008) > 672, np.nan, DICE.random(1008)),
+    "infinite": np.where(DICE.random(1008) < 0.01, np.inf, DICE.random(1008)),
+    "almost nothing": 1e-300 * DICE.random(1008),
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_histories_get_an_answer_and_a_word(name: str) -> None:
+    index = pd.date_range(end=pd.Timestamp(ORIGIN) - HOUR, periods=1008, freq="h")
+    history = pd.Series(BROKEN[name], index=index)
+    span = pd.date_range(index[0], periods=1008 + 48, freq="h")
+    level = pd.DataFrame({"irradiance": 400.0, "wind_speed": 8.0, "wind_direction": 10.0}, index=span)
+    for weather in (level, level[:1011]):
+        for place in (GOLDEN, Place(90.0, 0.0)):
+            one = solar_output(history, origin=ORIGIN, horizon=48, timezone="UTC", place=place, weather=weather)
+            assert one.notes
+        assert wind_output(history, origin=ORIGIN, horizon=48, timezone="UTC", weather=weather).notes
+
+
+def test_a_spike_bends_no_plane() -> None:
+    frame = plant()
+    past = frame["output"][: pd.Timestamp(ORIGIN) - HOUR].copy()
+    past.iloc[[100, 700]] = 1e6
+    model = SolarModel(GOLDEN.latitude, GOLDEN.longitude, GOLDEN.altitude)
+    fitted = model.fit(past, frame[["irradiance"]], timezone="UTC", seed=0)
+    assert mean_error(fitted.predict(past, frame, ORIGIN, 48), frame["output"]) < 0.02
 
 
 @pytest.mark.parametrize(

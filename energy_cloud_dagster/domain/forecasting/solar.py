@@ -46,6 +46,10 @@ TEMPERATURE: Final = "temperature"
 DAYLIGHT: Final = 5.0
 #: Fewest known daylight hours that a plane is fitted to: about three days.
 LEAST_HOURS: Final = 30
+#: The best hours are taken as this quantile: a spike is none.
+HIGHEST: Final = 0.995
+#: A plant whose best hour stays below it makes nothing.
+LEAST_OUTPUT: Final = 1e-9
 #: What is near: degrees of azimuth and elevation, clearness, clearness of the neighbours, degrees Celsius.
 NEAR_SUN: Final = (9.0, 7.0)
 NEAR_CLEARNESS: Final = (0.09, 0.15, 0.15)
@@ -79,7 +83,8 @@ class SolarModel:
     def fit(self, history: pd.Series[Any], regressors: pd.DataFrame | None, *, timezone: str, seed: int) -> FittedSolar:
         """Fit as ``Model`` says; deterministic, the zone is not used (the sun knows none).
 
-        Raises ``InvalidInput`` where fewer than 30 daylight hours are known (with their irradiance, if it is given).
+        Raises ``InvalidInput`` where fewer than 30 daylight hours are known (with their irradiance, if it is given), or
+        where the plant made nothing in them.
         """
         del timezone, seed
         place = Place(self.latitude, self.longitude, self.altitude)
@@ -95,8 +100,10 @@ class SolarModel:
         day = (above.clear >= DAYLIGHT) & np.isfinite(values) & np.isfinite(matrix).all(axis=1)
         if day.sum() < LEAST_HOURS:
             raise InvalidInput(f"only {int(day.sum())} daylight hours are known; the solar model needs {LEAST_HOURS}")
-        plane = _plane(matrix[day], values[day])
-        most = float(values[day].max())
+        most = float(np.quantile(values[day], HIGHEST))
+        if most < LEAST_OUTPUT:
+            raise InvalidInput(f"the plant made nothing in {int(day.sum())} daylight hours")
+        plane = _plane(matrix[day], values[day], most)
         centre = np.clip(matrix @ plane, 0.0, most)
         features = _features(above, _temperature(weather), with_irradiance=weather is not None)
         hours = _hours(index)
@@ -264,12 +271,12 @@ def _matrix(above: Sky, temperature: Floats | None) -> Floats:
     return parts if temperature is None else np.concatenate([parts, parts * (temperature[:, None] - 25.0) / 10], axis=1)
 
 
-def _plane(matrix: Floats, values: Floats) -> Floats:
+def _plane(matrix: Floats, values: Floats, most: float) -> Floats:
     """Return the coefficients with the least absolute deviations, by reweighted least squares, slightly shrunk."""
     scale = np.sqrt(np.square(matrix).mean(axis=0))
     scale = np.where(scale > 0, scale, 1.0)
     unit = matrix / scale
-    least = max(0.01 * float(np.abs(values).max()), 1e-9)
+    least = 0.01 * most
     weights = np.ones(len(values))
     found = np.zeros(matrix.shape[1])
     for _ in range(8):
