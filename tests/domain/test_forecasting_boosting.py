@@ -93,7 +93,7 @@ def test_the_trees_answer_as_the_package_does() -> None:
     parameters = {**trees.FIXED, "objective": "l2", "num_leaves": 15, "min_data_in_leaf": 5, "seed": 3}
     weights = generator.uniform(0.5, 1, 800)
     booster = lightgbm.train(parameters, lightgbm.Dataset(table, label=target, weight=weights), num_boost_round=30)
-    forest = trees.grown(table, target, weights, rounds=30, settings=parameters)
+    forest = trees.Ground(table, weights, bins=255).grown(target, rounds=30, settings=parameters)
     fresh = np.vstack([table, generator.normal(0, 3, size=(200, 6)).astype(np.float32)])
     np.testing.assert_allclose(forest.evaluate(fresh), booster.predict(fresh), rtol=1e-5, atol=1e-5)
     again = trees.Forest.of(json.loads(json.dumps(forest.document())))
@@ -102,8 +102,21 @@ def test_the_trees_answer_as_the_package_does() -> None:
     np.testing.assert_allclose(doubled.evaluate(fresh), forest.evaluate(fresh), rtol=1e-5, atol=1e-5)
 
 
+def test_rows_left_out_do_not_matter_to_a_forest() -> None:
+    generator = np.random.default_rng(6)
+    table = generator.normal(size=(400, 3)).astype(np.float32)
+    target, chosen = table[:, 0].astype(float) ** 2, np.arange(400) % 4 != 1
+    ground = trees.Ground(table, np.ones(400), bins=63)
+    settings = {"num_leaves": 7, "seed": 1}
+    clean = ground.grown(target, rows=chosen, rounds=5, settings=settings)
+    spoilt = ground.grown(np.where(chosen, target, 1e6), rows=chosen, rounds=5, settings=settings)
+    np.testing.assert_array_equal(clean.evaluate(table), spoilt.evaluate(table))
+    assert np.abs(ground.grown(target, rounds=5, settings=settings).evaluate(table) - clean.evaluate(table)).max() > 0
+
+
 def test_a_target_without_pattern_gives_trees_of_one_leaf() -> None:
-    forest = trees.grown(np.zeros((50, 2), np.float32), np.ones(50), np.ones(50), rounds=3, settings={"seed": 1})
+    ground = trees.Ground(np.zeros((50, 2), np.float32), np.ones(50), bins=15)
+    forest = ground.grown(np.ones(50), rounds=3, settings={"seed": 1})
     assert np.isfinite(forest.evaluate(np.zeros((4, 2), np.float32))).all()
 
 
@@ -213,7 +226,7 @@ def test_it_refuses_what_it_cannot_answer(fitted: FittedBoosting) -> None:
 def test_any_history_gets_an_answer(kind: str) -> None:
     """Gaps of weeks, negative loads, zeros by night, spikes, two weeks only, few values, tiny ones."""
     load, frame = LOAD.iloc[: 40 * 24].copy(), REGRESSORS.copy()
-    hours = load.index.tz_convert(ZONE).hour.to_numpy()
+    hours = pd.DatetimeIndex(load.index).tz_convert(ZONE).hour.to_numpy()
     if kind == "gaps":
         load.iloc[300:520] = np.nan
         load.iloc[::7] = np.nan
@@ -297,14 +310,15 @@ def test_arrays_come_back_and_damaged_ones_are_refused(kind: str, values: list[i
 
 def test_a_damaged_text_is_refused(fitted: FittedBoosting) -> None:
     document = json.loads(fitted.to_text())
-    for change in (
+    changes: tuple[dict[str, object], ...] = (
         {"format": 2},
         {"static": {}},
         {"tail": None},
         {"centre": {**document["centre"], "left": document["centre"]["right"] | {"shape": [1]}}},
         {"memory": {**document["memory"], "intercept": packed(np.zeros(5))}},
         {"train_end": "yesterday"},
-    ):
+    )
+    for change in changes:
         with pytest.raises(InvalidInput):
             FittedBoosting.from_text(json.dumps({**document, **change}))
     with pytest.raises(InvalidInput):

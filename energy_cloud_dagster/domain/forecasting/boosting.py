@@ -158,8 +158,7 @@ class FittedBoosting:
             place = rows.place
             memory = stacked(memory_columns(grid, rows, residual))
             remembered = self.memory.evaluate(memory, cells_of(grid.hour[place], rows.lead))
-            guess = base[place] + remembered
-            table = self.filler(full_table(grid, rows, memory, base, guess)).astype(np.float32)
+            table = self.filler(full_table(grid, rows, memory, base)).astype(np.float32)
             variance, left = variance + left, left * self.persistence**2
             factor = np.sqrt(variance)
             day = slice(first, first + len(place))

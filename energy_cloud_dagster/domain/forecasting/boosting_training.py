@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.features import (
     DAY,
     LONG_DAYS,
@@ -28,7 +29,7 @@ from energy_cloud_dagster.domain.forecasting.hour_ridge import (
     spread,
 )
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
-from energy_cloud_dagster.domain.forecasting.trees import Forest, grown, joined
+from energy_cloud_dagster.domain.forecasting.trees import Forest, Ground, joined
 
 #: Days over which a training row loses half of its weight, by part.
 HALF_LIFE: Final = {"static": 700.0, "memory": 700.0, "trees": 500.0}
@@ -51,8 +52,8 @@ TREES: Final = {
     "bagging_fraction": 0.7,
     "bagging_freq": 1,
     "lambda_l2": 5.0,
-    "max_bin": 127,
 }
+BINS: Final = 127
 BAND_ROUNDS: Final = 80
 BANDS: Final = {
     "objective": "quantile",
@@ -63,8 +64,9 @@ BANDS: Final = {
     "feature_fraction": 0.3,
     "bagging_fraction": 0.5,
     "bagging_freq": 1,
-    "max_bin": 63,
 }
+#: Histories shorter than this are also fitted without each n-th week, for the errors of parts 1 and 2 there.
+LEARNT_BY_HEART_DAYS: Final = 180
 
 
 def residual_of(grid: Grid, base: Floats, cut: float) -> Floats:
@@ -75,9 +77,9 @@ def residual_of(grid: Grid, base: Floats, cut: float) -> Floats:
     return residual
 
 
-def full_table(grid: Grid, rows: Rows, memory: Floats, base: Floats, guess: Floats) -> Floats:
-    """Return the columns of part 3: those of part 2, those of the trees alone, and what parts 1 and 2 say."""
-    return np.hstack([memory, stacked(tree_columns(grid, rows)), base[rows.place][:, None], guess[:, None]])
+def full_table(grid: Grid, rows: Rows, memory: Floats, base: Floats) -> Floats:
+    """Return the columns of part 3: those of part 2, those of the trees alone, and what part 1 says."""
+    return np.hstack([memory, stacked(tree_columns(grid, rows)), base[rows.place][:, None]])
 
 
 def training_rows(grid: Grid, seed: int) -> Rows:
@@ -104,9 +106,10 @@ def weights_of(grid: Grid, places: Integers, part: str) -> Floats:
     return np.asarray(0.5 ** ((grid.size - places) / DAY / HALF_LIFE[part]), dtype=np.float64)
 
 
-def fit_static(grid: Grid, design: Floats) -> HourRidge:
-    """Return part 1 of ``grid`` from its ``design``."""
-    hours = np.flatnonzero(np.isfinite(grid.load))
+def fit_static(grid: Grid, design: Floats, weeks: npt.NDArray[np.bool_] | None = None) -> HourRidge:
+    """Return part 1 of ``grid`` from its ``design``, on the hours that ``weeks`` chooses (None: all)."""
+    chosen = np.isfinite(grid.load)
+    hours = np.flatnonzero(chosen if weeks is None else chosen & weeks)
     return fit_hour_ridge(
         design[hours],
         grid.load[hours],
@@ -131,28 +134,55 @@ def fit_memory(grid: Grid, rows: Rows, table: Floats, target: Floats) -> HourRid
     )
 
 
-def fit_parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
-    """Return the fitted parts of ``grid``, whose first ``LOOK_BACK`` hours have no load, by their names."""
-    design = static_design(grid, yearly=yearly)[1]
-    static = fit_static(grid, design)
+def _linear(
+    grid: Grid, design: Floats, rows: Rows, weeks: npt.NDArray[np.bool_] | None = None
+) -> tuple[HourRidge, HourRidge, Floats, float, Floats, Floats]:
+    """Return parts 1 and 2, fitted where ``weeks`` chooses: with the base, the cut, the table and what is remembered.
+
+    ``weeks`` is by hour of the grid; the table and what is remembered are for all ``rows``.
+    """
+    static = fit_static(grid, design, weeks)
     base = static.evaluate(design, grid.hour)
     raw = residual_of(grid, base, np.inf)
     cut = CUT * (spread(raw) or float(np.nanstd(raw)) or 1.0)
-    residual = np.clip(raw, -cut, cut)
+    table = stacked(memory_columns(grid, rows, np.clip(raw, -cut, cut)))
+    target = np.clip(grid.load[rows.place] - base[rows.place], -cut, cut)
+    chosen = np.ones(len(target), dtype=np.bool_) if weeks is None else weeks[rows.place]
+    memory = fit_memory(grid, Rows(rows.origin[chosen], rows.lead[chosen]), table[chosen], target[chosen])
+    return static, memory, base, cut, table, memory.evaluate(table, cells_of(grid.hour[rows.place], rows.lead))
+
+
+def fit_parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
+    """Return the fitted parts of ``grid``, whose first ``LOOK_BACK`` hours have no load, by their names.
+
+    Raises ``InvalidInput`` where no row has a known load.
+    """
+    design = static_design(grid, yearly=yearly)[1]
     rows = training_rows(grid, seed)
     place = rows.place
-    table = stacked(memory_columns(grid, rows, residual))
+    if not len(place):
+        raise InvalidInput("gradient boosting needs known hours after its first days; there are none")
+    static, memory, base, cut, table, remembered = _linear(grid, design, rows)
+    residual = residual_of(grid, base, cut)
     target = np.clip(grid.load[place] - base[place], -cut, cut)
-    memory = fit_memory(grid, rows, table, target)
-    remembered = memory.evaluate(table, cells_of(grid.hour[place], rows.lead))
-    columns = full_table(grid, rows, table, base, base[place] + remembered)
+    groups = grid.day // 7 % FORESTS
+    optimism = np.zeros(len(place))
+    if (grid.size - LOOK_BACK) / DAY < LEARNT_BY_HEART_DAYS:
+        for number in np.unique(groups[place]):
+            held = groups[place] == number
+            if held.all():
+                continue
+            _, _, other, _, _, said = _linear(grid, design, rows, groups != number)
+            optimism[held] = (base[place] + remembered - other[place] - said)[held]
+    columns = full_table(grid, rows, table, base)
     filler = Filler.fit(columns)
     forests = _forests(
         filler(columns).astype(np.float32),
         target,
         remembered,
         weights_of(grid, place, "trees"),
-        (grid.day[place] // 7).astype(np.int64),
+        groups[place],
+        optimism,
         seed,
     )
     return {
@@ -175,27 +205,35 @@ def _persistence(residual: Floats) -> float:
 
 
 def _forests(
-    table: npt.NDArray[np.float32], target: Floats, remembered: Floats, weights: Floats, weeks: Integers, seed: int
+    table: npt.NDArray[np.float32],
+    target: Floats,
+    remembered: Floats,
+    weights: Floats,
+    groups: Integers,
+    optimism: Floats,
+    seed: int,
 ) -> dict[str, Forest]:
     """Return the forests of P50, P10 and P90: the last two on the errors of forests that did not see the week.
 
-    ``target`` is what part 1 leaves and ``remembered`` what part 2 says of it; the last column of ``table`` is their
-    guess, which the forests that learn the memory themselves do not see.
+    ``target`` is what part 1 leaves, ``remembered`` what part 2 says of it, and ``optimism`` how much further off
+    both would have been without the row's own week.
     """
     scale = float(np.sqrt(np.average((target - remembered) ** 2, weights=weights))) or 1.0
+    ground = Ground(table, weights, bins=BINS)
     members, honest = [], np.zeros(len(target))
     for number in range(FORESTS):
         kind = number % 2
-        held = weeks % FORESTS == number
-        aim = target / scale if kind else (target - remembered) / scale
-        seen = table[:, :-1] if kind else table
+        held = groups == number
+        aim = (target if kind else target - remembered) / scale
         settings = {**TREES, "learning_rate": LEARNING_RATES[kind], "seed": seed * FORESTS + number}
-        forest = grown(seen[~held], aim[~held], weights[~held], rounds=ROUNDS[kind], settings=settings)
+        others = None if held.all() else ~held
+        forest = ground.grown(aim, rows=others, rounds=ROUNDS[kind], settings=settings)
         members.append(forest)
-        honest[held] = aim[held] - forest.evaluate(seen[held])
+        honest[held] = aim[held] - forest.evaluate(table[held])
+    honest += optimism / scale
     bands = {
         name: joined(
-            [grown(table, honest, weights, rounds=BAND_ROUNDS, settings={**BANDS, "alpha": alpha, "seed": seed})], scale
+            [ground.grown(honest, rounds=BAND_ROUNDS, settings={**BANDS, "alpha": alpha, "seed": seed})], scale
         )
         for name, alpha in (("lower", 0.1), ("upper", 0.9))
     }

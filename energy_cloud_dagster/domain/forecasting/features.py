@@ -20,6 +20,8 @@ from energy_cloud_dagster.domain.forecasting.weather import TEMPERATURE
 
 #: Days over which the long memory of an hour of the day goes back.
 LONG_DAYS: Final = 28
+#: Days back among which those of the same kind (workday or day off) are looked for.
+KIND_DAYS: Final = 10
 #: Hours before an origin that a row may look at: four weeks, a day, and the hour that a change of clocks moves.
 LOOK_BACK: Final = (LONG_DAYS + 1) * 24 + 2
 HOLIDAY: Final = "holiday"
@@ -295,10 +297,18 @@ def memory_columns(grid: Grid, rows: Rows, residual: Floats) -> dict[str, Floats
     back = rows.days_back
     origin = rows.origin
     yesterday = same_hour(grid, rows, back)
-    lags = [at(residual, same_hour(grid, rows, back + number)) for number in range(7)]
+    places = [same_hour(grid, rows, back + number) for number in range(KIND_DAYS)]
+    lags = np.column_stack([at(residual, place) for place in places])
     for number in (0, 1, 2, 6):
-        columns[f"day_{number + 1}"] = lags[number]
-    columns["days_7"] = _row_mean(np.column_stack(lags))
+        columns[f"day_{number + 1}"] = lags[:, number]
+    columns["days_7"] = _row_mean(lags[:, :7])
+    # the last days of the same kind: on a Monday yesterday says little, Friday more
+    alike = np.column_stack([at(grid.off, place) for place in places]) == grid.off[rows.place][:, None]
+    alike_lags = np.where(alike, lags, np.nan)
+    known = np.isfinite(alike_lags)
+    first = alike_lags[np.arange(len(lags)), known.argmax(axis=1)]
+    columns["kind_1"] = np.where(known.any(axis=1), first, np.nan)
+    columns["kind_mean"] = _row_mean(alike_lags)
     for days in (14, LONG_DAYS):
         columns[f"days_{days}"] = at(daily_trailing(residual, days), yesterday)
     means = {hours: trailing(residual, hours) for hours in (3, 8, 24, 72, 168)}

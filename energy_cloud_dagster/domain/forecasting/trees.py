@@ -122,19 +122,35 @@ def joined(forests: list[Forest], scale: float) -> Forest:
     return Forest(value=value.astype(np.float32), **arrays)
 
 
-def grown(
-    table: npt.NDArray[np.float32], target: Floats, weights: Floats, *, rounds: int, settings: Mapping[str, Any]
-) -> Forest:
-    """Return the forest that LightGBM grows on ``table`` (finite, ``(rows, columns)``) towards ``target``.
+class Ground:
+    """A table to grow forests on: its columns are sorted into bins once, for every forest that looks at its rows."""
 
-    ``settings`` are LightGBM's parameters, ``seed`` among them; the same arguments give the same forest.
-    """
-    import lightgbm
+    def __init__(self, table: npt.NDArray[np.float32], weights: Floats, *, bins: int) -> None:
+        """Take ``table``, finite, shape ``(rows, columns)``, and the weights of its rows."""
+        import lightgbm
 
-    parameters = {**FIXED, **settings}
-    data = lightgbm.Dataset(table, label=target, weight=weights, params=parameters)
-    booster = lightgbm.train(parameters, data, num_boost_round=rounds)
-    return _parsed(booster.model_to_string(num_iteration=-1))
+        self._parameters: dict[str, Any] = {**FIXED, "max_bin": bins}
+        self._data = lightgbm.Dataset(table, weight=weights, params=self._parameters).construct()
+        self._weights = weights
+
+    def grown(
+        self, target: Floats, *, rounds: int, settings: Mapping[str, Any], rows: npt.NDArray[np.bool_] | None = None
+    ) -> Forest:
+        """Return the forest that LightGBM grows towards ``target``, on the chosen ``rows`` (None: all).
+
+        ``settings`` are LightGBM's parameters, ``seed`` among them; the same arguments give the same forest.
+        """
+        import lightgbm
+
+        parameters = {**self._parameters, **settings}
+        data = self._data
+        if rows is not None:
+            data = data.subset(np.flatnonzero(rows).tolist(), params=parameters).construct()
+            target = target[rows]
+            data.set_weight(self._weights[rows])
+        data.set_label(target)
+        booster = lightgbm.train(parameters, data, num_boost_round=rounds)
+        return _parsed(booster.model_to_string(num_iteration=-1))
 
 
 def _parsed(text: str) -> Forest:
