@@ -16,7 +16,7 @@ from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
 SHRINK_DAYS: Final = 7
 #: Share of the scores that a band holds on either side: a little more than nine tenths, since the days ahead differ
 #: from those that it was measured on.
-HELD: Final = 0.91
+HELD: Final = 0.905
 #: Fewest scores from which the factor of an hour is taken, and days of those of a site.
 LEAST_SCORES: Final = 50
 LEAST_DAYS: Final = 3

@@ -22,7 +22,7 @@ from energy_cloud_dagster.domain.forecasting.profiles import Past
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
 from energy_cloud_dagster.domain.forecasting.site_bands import Bands, calibrated
 from energy_cloud_dagster.domain.forecasting.site_features import FEATURES, Cheap, features, size_of
-from energy_cloud_dagster.domain.forecasting.trees import Forest, grown
+from energy_cloud_dagster.domain.forecasting.trees import Forest, Ground
 
 #: Fewest days of history: a week to look back on, a week to learn from, and some days to be judged on. An origin that
 #: is learned from has at least a week behind it.
@@ -40,8 +40,8 @@ _SETTINGS: Final[Mapping[str, Any]] = {
     "bagging_fraction": 0.6,
     "bagging_freq": 1,
     "lambda_l2": 5.0,
-    "max_bin": 127,
 }
+_BINS: Final = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +171,10 @@ class SiteModel:
         table, target, typical = self._table(panel, walls, end, seed)
         if len(target) < 1000:
             raise InvalidInput(f"the pooled model of sites found only {len(target)} hours to learn from")
-        weights = np.ones(len(target))
+        ground = Ground(table, np.ones(len(target)), bins=_BINS)
         p10, p50, p90 = (
-            grown(
-                table,
+            ground.grown(
                 target - typical[:, place],
-                weights,
                 rounds=self.trees,
                 settings={**_SETTINGS, "alpha": share, "seed": seed},
             )
