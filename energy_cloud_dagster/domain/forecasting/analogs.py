@@ -36,6 +36,7 @@ LEAST_PAIRS: Final = 72
 LONGEST_WINDOW: Final = 120
 #: First lead (hours ahead) of every group that shares coefficients.
 LEADS: Final = (0, 1, 2, 3, 6, 12, 24, 48)
+_MIDDLES: Final = tuple((first + end - 1) / 2 for first, end in zip(LEADS, (*LEADS[1:], LEADS[-1] + 24), strict=True))
 #: Weights that are held at once while hours are ranked.
 CHUNK: Final = 131_072
 #: A neighbourhood that weighs less is none.
@@ -236,10 +237,13 @@ class Memory:
         return Memory(self.coefficients, tuple(factor * one for one in self.spread))
 
     def ahead(self, scores: Floats, leads: Integers) -> tuple[Floats, Floats]:
-        """Return the mean and the spread of the scores ``leads`` hours after the end of ``scores`` (0: the next)."""
+        """Return the mean and the spread of the scores ``leads`` hours after the end of ``scores`` (0: the next).
+
+        Between the middles of the groups of leads both go over into each other.
+        """
         now = _predictors(np.concatenate([scores[-LONGEST_WINDOW:], [np.nan]]))[-1]
-        group = np.searchsorted(LEADS, leads, side="right") - 1
-        return np.array(self.coefficients)[group] @ now, np.array(self.spread)[group]
+        means = np.array(self.coefficients) @ now
+        return np.interp(leads, _MIDDLES, means), np.interp(leads, _MIDDLES, self.spread)
 
 
 def _predictors(scores: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """What a plant of the sun or the wind will make: the ladders over the models of ``solar`` and ``wind``.
 
-The highest rung that can answer does: the model with the weather ahead, the model from the plant's own past, the mean
-of the last days (sun) or an AR(1) process (wind), persistence. The notes say why it was not a higher one.
+The highest rung that can answer does: the model with the weather ahead; from the plant's own past the model of the sun
+or an AR(1) process of the wind; the mean of the last days (sun); persistence. The notes say why none above it did.
 """
 
 from __future__ import annotations
@@ -62,12 +62,30 @@ def wind_output(
     ``history`` is past output as a fraction of capacity, ``curve`` gives such a fraction from the plant's own wind.
     ``weather`` covers past and future hours as they were known (``wind_speed`` in m/s, ``wind_direction`` in degrees,
     ``air_density`` in kg/m³; NaN and missing columns where unknown).
+
+    Without the wind ahead the middle is the AR(1) process' and the band that of the plant's own ranks (the AR(1)'s own
+    is too narrow): months of calm make the median of such a forecast lie far below the output that a plan may expect.
     """
-    models: list[tuple[Model, bool]] = [(WindModel(curve), True), (WindModel(), False)]
+    models: list[tuple[Model, bool]] = [(WindModel(curve), True)]
     answer, reasons = _first(models, history, weather, WIND_SPEED, origin, horizon, timezone)
     if answer is None:
         answer = wind_availability(history, origin=origin, horizon=horizon)
+        if answer.rung == "champion":
+            band, _ = _first([(WindModel(), False)], history, None, WIND_SPEED, origin, horizon, timezone)
+            answer = answer if band is None else _between(answer, band)
     return _as_fraction(answer, reasons)
+
+
+def _between(middle: Forecast, band: Forecast) -> Forecast:
+    return banded(
+        middle.index,
+        middle.p50,
+        band.p10,
+        band.p90,
+        model=middle.model,
+        rung=middle.rung,
+        notes=(*middle.notes, *band.notes),
+    )
 
 
 def _first(
