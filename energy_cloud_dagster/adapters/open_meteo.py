@@ -91,7 +91,8 @@ class OpenMeteo:
     def _address(self, places: Sequence[tuple[float, float]], hours: int, past_hours: int) -> str:
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise Misconfigured(f"ENERGY_CLOUD_WEATHER_URL: {self.url!r} is not an http:// or https:// address")
+            shown = self.url.partition("?")[0]
+            raise Misconfigured(f"ENERGY_CLOUD_WEATHER_URL: {shown!r} is not an http:// or https:// address")
         asked = {
             "latitude": ",".join(f"{latitude:.4f}" for latitude, _ in places),
             "longitude": ",".join(f"{longitude:.4f}" for _, longitude in places),
