@@ -160,7 +160,9 @@ def reconciled(panel: Panel, columns: Sequence[int], run: Run) -> None:
         days.append(fitted.predict(total[total.index < origin], ahead, origin, DAY).p50)
     truth = np.stack(run.actual)
     sites, whole = np.stack(run.p50), np.stack(days)
-    found = {"as forecast": ([], []), "reconciled": ([], []), "bottom-up": ([], [])}
+    found: dict[str, tuple[list[Floats], list[Floats]]] = {
+        name: ([], []) for name in ("as forecast", "reconciled", "bottom-up")
+    }
     for day in range(BURN_IN, len(columns)):
         known = slice(max(0, day - 56), day)
         total_errors = (whole[known] - truth[known].sum(axis=1)).reshape(-1)
@@ -171,12 +173,17 @@ def reconciled(panel: Panel, columns: Sequence[int], run: Run) -> None:
             ("reconciled", together),
             ("bottom-up", (sites[day].sum(axis=0), sites[day])),
         ):
-            found[name][0].append(np.abs(top - truth[day].sum(axis=0)).mean())
-            found[name][1].append(np.abs(each - truth[day]).mean())
-    # medians of skewed homes do not add up to the median of their sum: what the sum gains, each home pays for a little
-    print(f"\nTheir sum and they, reconciled (MinT, shrunk), {len(columns) - BURN_IN} days: MAE, kWh")
-    for name, (top, each) in found.items():
-        print(f"  {name:14} sum {np.mean(top):.3f}, a site {np.mean(each):.4f}")
+            found[name][0].append(top - truth[day].sum(axis=0))
+            found[name][1].append(each - truth[day])
+    print(f"\nTheir sum and they, reconciled (MinT, shrunk), {len(columns) - BURN_IN} days, kWh")
+    # the medians of skewed homes lie below their means and add up to less than their sum's: what is coherent is a mean,
+    # better by the square of its errors, not by their size
+    print(f"  {'':14}{'MAE, sum':>10}{'a site':>10}{'RMSE, sum':>12}{'a site':>10}")
+    for name, (tops, each_day) in found.items():
+        whole_errors, own_errors = np.concatenate(tops), np.concatenate(each_day, axis=1)
+        sizes = [np.abs(one).mean() for one in (whole_errors, own_errors)]
+        roots = [np.sqrt(np.square(one).mean()) for one in (whole_errors, own_errors)]
+        print(f"  {name:14}{sizes[0]:10.3f}{sizes[1]:10.4f}{roots[0]:12.3f}{roots[1]:10.4f}")
 
 
 def many(sites: int, trees: int) -> dict[str, float]:
