@@ -15,6 +15,9 @@ from energy_cloud_dagster.domain.forecasting.series import Floats, floats
 ENSEMBLE: Final = "ensemble"
 #: Share of the best model's squared error that is added to each one's own: estimates of few days are not trusted.
 RIDGE: Final = 0.05
+#: Models whose mean absolute error is beyond this multiple of the best one's take no part: what they seem to add is
+#: chance, and gone the month after.
+COMPETITIVE: Final = 1.5
 #: Weights below this are dropped: a member that hardly counts is not worth its time.
 NEGLIGIBLE: Final = 0.02
 #: Rounds of least squares with rows weighed by the inverse of their error, which turns squares into absolute errors.
@@ -54,14 +57,16 @@ def weights_of(errors: Floats, ages: Floats | None = None) -> Floats:
     mass = np.ones(len(errors)) if ages is None else 0.5 ** (ages / HALF_LIFE_DAYS)
     largest = float(np.abs(used[rows]).max())
     chosen, mass = used[rows] / (largest or 1.0), mass[rows]
-    best = _on_simplex(_moments(chosen, mass))
+    means = np.average(np.abs(chosen), axis=0, weights=mass)
+    able = np.flatnonzero(means <= COMPETITIVE * means.min())
+    best = _on_simplex(_moments(chosen[:, able], mass))
     for _ in range(REWEIGHTINGS):
-        size = np.abs(chosen @ best)
+        size = np.abs(chosen[:, able] @ best)
         if float(size.mean()) <= 1e-9:
             break  # perfect already
-        best = _on_simplex(_moments(chosen, mass / np.maximum(size, 0.2 * size.mean())))
+        best = _on_simplex(_moments(chosen[:, able], mass / np.maximum(size, 0.2 * size.mean())))
     best = np.where(best < NEGLIGIBLE, 0.0, best)
-    found[answering] = best / best.sum()
+    found[np.flatnonzero(answering)[able]] = best / best.sum()
     return found
 
 

@@ -33,6 +33,8 @@ Clock = Callable[[], float]
 FAILURES: Final = (EnergyCloudError, ImportError, ValueError, ArithmeticError, LookupError)
 #: Models that others are measured by: their bands are calibrated, their medians stay what they are.
 YARDSTICKS: Final = frozenset({"seasonal_naive", "daily_naive"})
+#: The ensemble keeps its median too: its members have already been corrected.
+UNSHIFTED: Final = YARDSTICKS | {ENSEMBLE}
 #: Days of residuals that calibrate and weigh; older ones hardly count.
 WINDOW_DAYS: Final = 120
 #: Days of residuals before which no model is preferred to another.
@@ -199,7 +201,7 @@ class _Book:
         ages = np.broadcast_to((day - 1 - self.days[first:day])[:, None], mask.shape)[mask]
         p10, p50, p90 = (quantiles[first:day, place][mask] for place in range(3))
         hours, actual = self.hours[first:day][mask], self.actual[first:day][mask]
-        return calibrated(self.timezone, hours, ages, actual, p10, p50, p90, centred=name not in YARDSTICKS)
+        return calibrated(self.timezone, hours, ages, actual, p10, p50, p90, centred=name not in UNSHIFTED)
 
     def weights(self, medians: Mapping[str, Floats], day: int) -> dict[str, float]:
         """Return the ensemble's weights that the days before ``day`` call for; ``medians`` are (days, hours)."""
