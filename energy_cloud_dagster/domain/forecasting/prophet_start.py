@@ -26,11 +26,15 @@ LEAST_NOISE: Final = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Level, coefficients and noise in units of the largest value; residuals out of sample in the series' unit."""
+    """Level, coefficients and noise in units of the largest value, ``scale``.
+
+    ``residuals`` are those out of sample, in the unit of the series.
+    """
 
     level: float
     coefficients: Floats
     noise: float
+    scale: float
     residuals: Floats
 
     def parameters(self) -> dict[str, Any]:
@@ -62,8 +66,8 @@ def posterior_mode(rows: Floats, values: Floats, priors: Floats, *, days: float)
         noise = max(float((target - wide @ found).std()), LEAST_NOISE)
     penalty = np.diag(noise**2 * precision)
     residuals = np.empty(len(values))
-    for block in np.array_split(np.arange(len(values)), max(LEAST_BLOCKS, round(days / BLOCK_DAYS))):
+    for block in np.array_split(np.arange(len(values)), min(len(values), max(LEAST_BLOCKS, round(days / BLOCK_DAYS)))):
         part = wide[block]
         without = np.linalg.solve(squares - part.T @ part + penalty, products - part.T @ target[block])
         residuals[block] = (target[block] - part @ without) * scale
-    return Start(float(found[0]), found[1:], noise, residuals)
+    return Start(float(found[0]), found[1:], noise, scale, residuals)

@@ -20,16 +20,19 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
 
 #: Hours before the origin that a correction looks at.
 WINDOW: Final = 168
 #: Leads (hours from the origin, 0 is the first) that are fitted; between them coefficients are interpolated.
-KNOTS: Final = (0, 1, 2, 3, 5, 8, 11, 14, 17, 20, 23, 24, 29, 35, 41, 47, 48, 71, 95, 119, 143, 167, 168, 239, 335)
+KNOTS: Final = (0, 1, 2, 4, 7, 11, 15, 19, 23, 24, 35, 47, 48, 71, 119, 167, 168, 335)
 #: Blocks before the origin whose mean is a feature: from, to, in hours back.
-BLOCKS: Final = ((0, 3), (0, 6), (6, 12), (12, 18), (18, 24), (0, 72), (0, 168))
+BLOCKS: Final = ((0, 3), (0, 6), (0, 24), (0, 72), (0, 168))
 #: Single hours before the origin.
-LAST_HOURS: Final = (1, 2, 3)
+LAST_HOURS: Final = (1, 2, 3, *range(4, 25, 2))
+#: Fewest hours to fit a lead on; a lead with fewer takes the coefficients of the one before.
+LEAST_ROWS: Final = 144
 #: Kinds of target day: whether it is off, and whether the day before is.
 KINDS: Final = 4
 GROUPS: Final = 24 * KINDS
@@ -39,11 +42,16 @@ HOUR_WIDTH: Final = 0.8
 OTHER_KIND: Final = 0.1
 #: Weight of the least similar season, days over which similarity falls, days over which the past counts half.
 SEASON_FLOOR: Final = 0.03
-SEASON_DAYS: Final = 40.0
+SEASON_DAYS: Final = 35.0
 HALF_LIFE_DAYS: Final = 700.0
 #: Errors beyond this many medians count less, in proportion (Huber 1964).
 ROBUST: Final = 2.0
-RIDGE: Final = 20.0
+#: Penalty on coefficients of features of unit magnitude.
+RIDGE: Final = 10.0
+#: Days of history below which the penalty grows, by the square of what is lacking.
+SHORT_DAYS: Final = 56.0
+#: Steps to either side of zero in which a coefficient is kept.
+STEPS: Final = 32767
 #: How much of a residual is believed to be left a day later, where the day itself is not known.
 FADING: Final = 0.7
 QUANTILES: Final = (0.1, 0.5, 0.9)
@@ -52,14 +60,22 @@ MOST_SPREADS: Final = 8.0
 
 
 def packed(values: Floats) -> str:
-    """Return ``values`` as base64 of the compressed bytes of its little-endian single precision numbers."""
-    return base64.b64encode(zlib.compress(np.asarray(values, dtype="<f4").tobytes(), 9)).decode()
+    """Return ``values`` as base64 text: whole 32767ths of each last-axis column's largest magnitude, compressed."""
+    columns = values.reshape(-1, values.shape[-1])
+    scale = (np.abs(columns).max(axis=0) / STEPS).astype("<f4")
+    steps = np.round(columns / np.where(scale > 0, scale, 1.0)).clip(-STEPS, STEPS).astype("<i2")
+    return base64.b64encode(zlib.compress(scale.tobytes() + steps.tobytes(), 9)).decode()
 
 
 def unpacked(text: str, shape: tuple[int, ...]) -> Floats:
-    """Return the array of ``shape`` that ``packed`` wrote."""
-    flat = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4")
-    return np.asarray(flat, dtype=np.float64).reshape(shape)
+    """Return the array of ``shape`` that ``packed`` wrote; other text raises ``InvalidInput``."""
+    try:
+        data = zlib.decompress(base64.b64decode(text, validate=True))
+        scale = np.frombuffer(data, dtype="<f4", count=shape[-1])
+        steps = np.frombuffer(data, dtype="<i2", offset=4 * shape[-1])
+        return np.asarray(steps, dtype=np.float64).reshape(shape) * scale
+    except (ValueError, zlib.error) as error:
+        raise InvalidInput(f"the correction of a stored model cannot be read: {error}; fit it again") from error
 
 
 def filled(residuals: Floats) -> Floats:
@@ -104,6 +120,9 @@ def features(
     ]
     columns += [residuals[origins - hours] for hours in LAST_HOURS]
     columns += [(sums[origins - near] - sums[origins - far]) / (far - near) for near, far in BLOCKS]
+    # A peak above the regression fades otherwise than a trough below it: heat breaks, holidays end.
+    highs = np.concatenate([[0.0], np.cumsum(np.maximum(residuals, 0.0))])
+    columns += [np.maximum(of_days[0], 0.0), (highs[origins] - highs[origins - 24]) / 24]
     now, then = context[targets], context[targets - back]
     return np.column_stack([*columns, now, now - then])
 
@@ -198,39 +217,57 @@ def fit_correction(
     corrected by coefficients that the other four gave.
     """
     known = np.isfinite(residuals)
-    if known.sum() < 3 * WINDOW:
+    if known[WINDOW + 24 :].sum() < LEAST_ROWS:
         return None
     size = len(residuals)
     season = season_weights(size)
     most = float(MOST_SPREADS * np.median(np.abs(residuals[known]))) or 1.0
     usable = np.clip(filled(residuals), -most, most)
-    mixing = _mixing(known.sum() / 24)
-    tables, quantiles = [], []
+    days = float(known.sum()) / 24
+    mixing = _mixing(days)
+    ridge = RIDGE * max(1.0, SHORT_DAYS / days) ** 2
+    tables: list[Floats] = []
+    quantiles: list[Floats] = []
     count = 0
     for lead in KNOTS:
         targets = np.flatnonzero(known & (np.arange(size) >= lead + WINDOW + 24))
+        if len(targets) < LEAST_ROWS and tables:
+            tables.append(tables[-1])
+            quantiles.append(quantiles[-1])
+            continue
         rows = features(usable, context, off, targets, np.full(len(targets), lead))
         truth = np.clip(residuals[targets], -2 * most, 2 * most)
         count = rows.shape[1]
-        scale = np.sqrt(np.mean(rows**2, axis=0))
-        scale = np.where(scale > 0, scale, 1.0)
+        scale = _scales(rows, 1 + 2 * context.shape[1], float(np.sqrt(np.mean(usable**2))))
         rows = rows / scale
         group = 24 * kinds_of(off, targets) + hours[targets]
         fold = FOLDS * np.arange(len(targets)) // max(len(targets), 1)
         weights = season[targets]
         squares, products = _sums(rows, truth, weights, group, fold)
-        first = _solved(squares.sum(axis=0), products.sum(axis=0), mixing)
+        first = _solved(squares.sum(axis=0), products.sum(axis=0), mixing, ridge)
         errors = np.abs(truth - np.einsum("nf,nf->n", rows, first[group]))
         weights = weights * np.minimum(1.0, ROBUST * np.median(errors) / np.maximum(errors, 1e-9 * most))
         squares, products = _sums(rows, truth, weights, group, fold)
         expected = np.zeros(len(targets))
         for one in range(FOLDS):
             chosen = fold == one
-            part = _solved(squares.sum(axis=0) - squares[one], products.sum(axis=0) - products[one], mixing)
+            part = _solved(squares.sum(axis=0) - squares[one], products.sum(axis=0) - products[one], mixing, ridge)
             expected[chosen] = np.einsum("nf,nf->n", rows[chosen], part[group[chosen]])
-        tables.append(_solved(squares.sum(axis=0), products.sum(axis=0), mixing) / scale)
-        quantiles.append(_error_quantiles(residuals[targets] - expected, hours[targets]))
+        tables.append(_solved(squares.sum(axis=0), products.sum(axis=0), mixing, ridge) / scale)
+        quantiles.append(_error_quantiles(residuals[targets] - expected, hours[targets], season[targets]))
     return Correction(count, most, packed(np.stack(tables)), packed(np.stack(quantiles)))
+
+
+def _scales(rows: Floats, others: int, typical: float) -> Floats:
+    """Return by what the columns are divided before the penalty, which then means the same for all of them.
+
+    What is made of residuals is divided by ``typical``, the magnitude of a residual: divided by its own, the mean of a
+    quiet week would be given a coefficient that a shift of the level multiplies. The intercept (first) and the context
+    (last), together ``others``, are divided by their own.
+    """
+    scale = np.sqrt(np.mean(rows**2, axis=0))
+    scale[1 : len(scale) - others + 1] = typical
+    return np.where(scale > 0, scale, 1.0)
 
 
 def _sums(rows: Floats, truth: Floats, weights: Floats, group: Integers, fold: Integers) -> tuple[Floats, Floats]:
@@ -250,20 +287,25 @@ def _sums(rows: Floats, truth: Floats, weights: Floats, group: Integers, fold: I
     return squares.reshape(FOLDS, GROUPS, count, count), products.reshape(FOLDS, GROUPS, count)
 
 
-def _solved(squares: Floats, products: Floats, mixing: Floats) -> Floats:
+def _solved(squares: Floats, products: Floats, mixing: Floats, ridge: float) -> Floats:
     """Return the ridge coefficients of every group, each with its share of the other groups' sums."""
     count = products.shape[1]
-    penalty = RIDGE * np.eye(count)
+    penalty = ridge * np.eye(count)
     penalty[0, 0] = 1e-6  # the intercept
     mixed = (mixing @ squares.reshape(GROUPS, -1)).reshape(GROUPS, count, count)
     return np.linalg.solve(mixed + penalty, (mixing @ products)[:, :, None])[:, :, 0]
 
 
-def _error_quantiles(errors: Floats, hours: Integers) -> Floats:
-    """Return the quantiles of ``errors`` by hour of the day with its two neighbours, shape (24, 3)."""
+def _error_quantiles(errors: Floats, hours: Integers, weights: Floats) -> Floats:
+    """Return the weighted quantiles of ``errors`` by hour of the day with its two neighbours, shape (24, 3)."""
+    order = np.argsort(errors, kind="stable")
+    errors, hours, weights = errors[order], hours[order], weights[order]
     table = np.zeros((24, len(QUANTILES)))
-    overall = np.quantile(errors, QUANTILES) if len(errors) else table[0]
     for hour in range(24):
-        near = errors[(hours - hour + 1) % 24 <= 2]
-        table[hour] = np.quantile(near, QUANTILES) if len(near) >= 24 else overall
+        near = (hours - hour + 1) % 24 <= 2
+        chosen = near if near.sum() >= 24 else np.ones(len(errors), dtype=np.bool_)
+        reached = np.cumsum(weights[chosen])
+        # The middle of a value's own weight is its place, as for the plain quantile of equal weights.
+        places = (reached - weights[chosen] / 2) / reached[-1]
+        table[hour] = np.interp(QUANTILES, places, errors[chosen])
     return table
