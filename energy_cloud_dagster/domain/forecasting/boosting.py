@@ -36,6 +36,7 @@ from energy_cloud_dagster.domain.forecasting.features import (
     grid_of,
     memory_columns,
     rows_of,
+    similar_days,
     stacked,
     static_design,
 )
@@ -90,6 +91,8 @@ class FittedBoosting:
     upper: Forest
     #: What part 1 did not explain in the last weeks of the fit, by the hour up to ``train_end``.
     tail: npt.NDArray[np.float32]
+    #: Share of the mean of similar days in P50, for histories of weeks.
+    similar: float
     #: How much of a day's unexplained load is left a day later, 0 to 1: what widens the bands of further days.
     persistence: float
     #: Where residuals are cut, and the range of the forecast.
@@ -163,6 +166,10 @@ class FittedBoosting:
             factor = np.sqrt(variance)
             day = slice(first, first + len(place))
             centre[day] = base[place] + MEMORY_SHARE * remembered + self.centre.evaluate(table)
+            if self.similar:
+                plain = similar_days(grid, rows)
+                mixed = (1 - self.similar) * centre[day] + self.similar * plain
+                centre[day] = np.where(np.isfinite(plain), mixed, centre[day])
             lower[day] = centre[day] + factor * np.minimum(self.lower.evaluate(table), 0.0)
             upper[day] = centre[day] + factor * np.maximum(self.upper.evaluate(table), 0.0)
             grid.load[place] = centre[day]
@@ -195,6 +202,7 @@ class FittedBoosting:
                 "tail": packed(self.tail),
                 "logarithm": self.logarithm,
                 "yearly": self.yearly,
+                "similar": self.similar,
                 "persistence": self.persistence,
                 "cut": self.cut,
                 "low": self.low,
@@ -218,7 +226,7 @@ class FittedBoosting:
                 tail=unpacked(document["tail"]),
                 **{
                     name: document[name]
-                    for name in ("logarithm", "yearly", "persistence", "cut", "low", "high", "floor")
+                    for name in ("logarithm", "yearly", "similar", "persistence", "cut", "low", "high", "floor")
                 },
                 **{name: kind.of(document[name]) for name, kind in PARTS.items()},
             )
@@ -226,7 +234,7 @@ class FittedBoosting:
             raise InvalidInput(f"a stored gradient boosting model cannot be read: {error!r}; fit it again") from error
 
 
-NUMBERS: Final = ("logarithm", "yearly", "persistence", "cut", "low", "high", "floor")
+NUMBERS: Final = ("logarithm", "yearly", "similar", "persistence", "cut", "low", "high", "floor")
 PARTS: Final[dict[str, Any]] = {
     "static": HourRidge,
     "memory": HourRidge,

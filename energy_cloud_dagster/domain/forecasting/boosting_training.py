@@ -16,6 +16,7 @@ from energy_cloud_dagster.domain.forecasting.features import (
     Rows,
     memory_columns,
     rows_of,
+    similar_days,
     stacked,
     static_design,
     tree_columns,
@@ -29,7 +30,7 @@ from energy_cloud_dagster.domain.forecasting.hour_ridge import (
     spread,
 )
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
-from energy_cloud_dagster.domain.forecasting.trees import Forest, Ground, joined
+from energy_cloud_dagster.domain.forecasting.trees import Ground, joined
 
 #: Days over which a training row loses half of its weight, by part.
 HALF_LIFE: Final = {"static": 700.0, "memory": 700.0, "trees": 500.0}
@@ -67,6 +68,11 @@ BANDS: Final = {
 }
 #: Histories shorter than this are also fitted without each n-th week, for the errors of parts 1 and 2 there.
 LEARNT_BY_HEART_DAYS: Final = 180
+#: A week that was left out has neighbours on both sides, the week ahead has not: bands are wider by a fortnight's
+#: share of the history (21 to 60 days of measured load held 58 to 70 % of the hours instead of 80 %).
+DOUBT_DAYS: Final = 14
+#: Shares of the mean of similar days that such a history may mix in: with few or noisy days it is hard to beat.
+SHARES: Final = (0.0, 0.25, 0.5, 0.75)
 
 
 def residual_of(grid: Grid, base: Floats, cut: float) -> Floats:
@@ -167,6 +173,7 @@ def fit_parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
     target = np.clip(grid.load[place] - base[place], -cut, cut)
     groups = grid.day // 7 % FORESTS
     optimism = np.zeros(len(place))
+    plain = None
     if (grid.size - LOOK_BACK) / DAY < LEARNT_BY_HEART_DAYS:
         for number in np.unique(groups[place]):
             held = groups[place] == number
@@ -174,6 +181,7 @@ def fit_parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
                 continue
             _, _, other, _, _, said = _linear(grid, design, rows, groups != number)
             optimism[held] = (base[place] + remembered - other[place] - said)[held]
+        plain = grid.load[place] - similar_days(grid, rows)
     columns = full_table(grid, rows, table, base)
     filler = Filler.fit(columns)
     forests = _forests(
@@ -183,6 +191,8 @@ def fit_parts(grid: Grid, *, yearly: bool, seed: int) -> dict[str, Any]:
         weights_of(grid, place, "trees"),
         groups[place],
         optimism,
+        plain,
+        1 + DOUBT_DAYS * DAY / (grid.size - LOOK_BACK),
         seed,
     )
     return {
@@ -211,12 +221,15 @@ def _forests(
     weights: Floats,
     groups: Integers,
     optimism: Floats,
+    plain: Floats | None,
+    doubt: float,
     seed: int,
-) -> dict[str, Forest]:
+) -> dict[str, Any]:
     """Return the forests of P50, P10 and P90: the last two on the errors of forests that did not see the week.
 
     ``target`` is what part 1 leaves, ``remembered`` what part 2 says of it, and ``optimism`` how much further off
-    both would have been without the row's own week.
+    both would have been without the row's own week. ``plain`` are the errors of the mean of similar days; where they
+    are given, ``similar`` is the share of that mean that would have been best. ``doubt`` widens the bands.
     """
     scale = float(np.sqrt(np.average((target - remembered) ** 2, weights=weights))) or 1.0
     ground = Ground(table, weights, bins=BINS)
@@ -231,10 +244,14 @@ def _forests(
         members.append(forest)
         honest[held] = aim[held] - forest.evaluate(table[held])
     honest += optimism / scale
-    bands = {
-        name: joined(
-            [ground.grown(honest, rounds=BAND_ROUNDS, settings={**BANDS, "alpha": alpha, "seed": seed})], scale
-        )
-        for name, alpha in (("lower", 0.1), ("upper", 0.9))
-    }
-    return {"centre": joined(members, scale / FORESTS), **bands}
+    similar = 0.0
+    if plain is not None:
+        errors = np.where(np.isfinite(plain), plain / scale, honest)
+        mixes = [(1 - share) * honest + share * errors for share in SHARES]
+        best = int(np.argmin([np.average(np.abs(mix), weights=weights) for mix in mixes]))
+        similar, honest = SHARES[best], mixes[best]
+    bands = {}
+    for name, alpha in (("lower", 0.1), ("upper", 0.9)):
+        settings = {**BANDS, "alpha": alpha, "seed": seed}
+        bands[name] = joined([ground.grown(honest, rounds=BAND_ROUNDS, settings=settings)], scale * doubt)
+    return {"centre": joined(members, scale / FORESTS), "similar": similar, **bands}

@@ -327,6 +327,13 @@ def memory_columns(grid: Grid, rows: Rows, residual: Floats) -> dict[str, Floats
     return columns | _profile_columns(grid, rows, residual, means[3])
 
 
+def similar_days(grid: Grid, rows: Rows) -> Floats:
+    """Return the mean load of the same hour over the days of the same kind in two weeks; NaN where there is none."""
+    places = [same_hour(grid, rows, rows.days_back + number) for number in range(14)]
+    alike = np.column_stack([at(grid.off, place) for place in places]) == grid.off[rows.place][:, None]
+    return _row_mean(np.where(alike, np.column_stack([at(grid.load, place) for place in places]), np.nan))
+
+
 def _profile_columns(grid: Grid, rows: Rows, residual: Floats, mean: Floats) -> dict[str, Floats]:
     """Return the last day by the hour of the clock, and its three-hour means by season and kind of day.
 
