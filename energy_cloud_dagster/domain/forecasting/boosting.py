@@ -8,9 +8,18 @@ A forecast is a sum of three parts, each fitted on what the one before leaves:
 3. trees (LightGBM) on everything, for what is neither additive nor linear.
 
 The trees are a few forests that each leave out every n-th week. So every training row is forecast by a forest that
-did not see it, and the quantiles are grown on these honest errors rather than on those of rows learnt by heart.
+did not see it, and the quantiles are grown on these honest errors rather than on those of rows learnt by heart. A
+history of weeks also mixes in the mean of similar days, by the share that would have been best on those errors.
 
-Loads that never come near zero are modelled as logarithms: weather and weekends act on them in percent.
+Loads that never come near zero are modelled as logarithms: weather and weekends act on them in percent. Further days
+are forecast one after the other, each taking the one before for its past.
+
+What was chosen, and why (Victoria, 73 days ahead of their fit, MAPE without and with measured temperature):
+
+- parts 1 and 2 alone 2.87 and 1.88 %; with trees that correct them, or that learn the memory themselves, about 2.8 and
+  1.83 %; with the mean of both kinds 2.73 and 1.80 %;
+- absolute rather than squared errors, in the regressions too: heat waves bent the mild days (2.90 to 2.76 %);
+- logarithms (2.32 to 2.20 % for parts 1 and 2 with temperature), and coefficients by hour that lend each other little.
 """
 
 from __future__ import annotations
