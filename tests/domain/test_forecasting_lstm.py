@@ -23,7 +23,7 @@ ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repea
 START = pd.Timestamp("2026-01-05T13:00Z")
 DAYS = 100  # over the change of 5 April
 #: Small enough for a test, long enough to learn the synthetic load. Compiling costs most: all tests share its shapes.
-SMALL = replace(PLAN, hidden=16, head=16, batch=64, round_steps=16, rounds=12, last_steps=16, rate=1e-2)
+SMALL = replace(PLAN, hidden=16, head=16, batch=64, round_steps=16, rounds=12, last_steps=16, warm_steps=16, rate=1e-2)
 HOUR = pd.Timedelta(hours=1)
 
 

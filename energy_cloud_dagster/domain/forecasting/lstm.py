@@ -64,7 +64,7 @@ LEAST_LEARNT: Final = 84
 OLD_AFTER_DAYS: Final = 42
 #: Days at the end that decide when to stop, at most a fifth of the history.
 HELD_DAYS: Final = 28
-#: Days after which an hour is drawn half as often; in the second leg and the warm start, which look at the recent past.
+#: Days after which an origin is drawn half as often.
 HALF_LIFE_DAYS: Final = 500.0
 #: How much more often a local midnight is drawn, the origin of a day ahead.
 MIDNIGHT: Final = 6.0
@@ -75,6 +75,8 @@ REFIT_GROWTH: Final = 2
 #: The band grows as the number of the day to this power (measured on a week of days ahead).
 WIDENING: Final = 0.2
 
+#: Three networks of 32 units, much dropped out and decayed. One of 48 without learned its history by heart after two
+#: epochs: on Victoria's 73 days its MAPE with temperature was 2.24 % and 59 % of hours lay inside, against 2.19 and 73.
 PLAN: Final = Plan(
     hidden=32,
     head=32,
@@ -85,6 +87,8 @@ PLAN: Final = Plan(
     rate=3e-3,
     last_steps=64,
     last_rate=5e-4,
+    warm_steps=32,
+    warm_rate=2e-4,
     decay=0.1,
     dropout=0.3,
 )
@@ -272,7 +276,9 @@ class LSTM:
     """The network of this module; ``warm`` is one to go on from, which takes seconds where the first fit takes minutes.
 
     A warm start needs the same time zone and regressors, and a history of less than twice the hours of the first fit:
-    a network that was made for some weeks does not grow into years. Else the fit is a first one.
+    a network that was made for some weeks does not grow into years. Else the fit is a first one. On Victoria a network
+    of half a year before was as good as one warmed every two weeks (MAPE 2.19 and 2.20 %): the start is gentle, it
+    keeps up with what changes and costs no accuracy. Half of its draws from the last two months made it 0.02 worse.
     """
 
     warm: FittedLSTM | None = None

@@ -4,8 +4,8 @@ JAX is an extra and is imported here alone, inside the functions: a fitted netwo
 (first weights, order of the origins) comes from NumPy's generator and the seed: a new JAX changes rounding only.
 
 A run has two legs. First the network learns on all but the last weeks, which say when to stop. Then it goes on for some
-steps on everything, slowly and mostly on the recent past: the weeks that were held back are those most like tomorrow.
-The second leg alone is the warm start.
+steps on everything, slowly: the weeks that were held back are those most like tomorrow. A warm start is a shorter and
+gentler second leg.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ class Plan:
     rounds: int
     patience: int
     rate: float
-    #: Steps and rate of the second leg, and of a warm start.
+    #: Steps and rate of the second leg, and the gentler ones of a warm start.
     last_steps: int
     last_rate: float
+    warm_steps: int
+    warm_rate: float
     decay: float
     dropout: float
 
@@ -230,7 +232,7 @@ def train(
     warm: Weights | None = None,
     told: Callable[[int, float], None] | None = None,
 ) -> Weights:
-    """Return trained weights, from ``warm`` on by the second leg alone where given.
+    """Return trained weights, by a gentler second leg alone from ``warm`` on where given.
 
     ``told`` hears every round's number and the loss on the held-back weeks. The same arguments give the same weights.
     Raises ``InvalidInput`` where JAX is absent or the loss is not finite.
@@ -239,7 +241,8 @@ def train(
     while plan.round_steps > 16 and plan.round_steps * plan.batch > len(
         material.origins
     ):  # a round is an epoch at most
-        plan = replace(plan, round_steps=plan.round_steps // 2, last_steps=plan.last_steps // 2)
+        halves = {name: getattr(plan, name) // 2 for name in ("round_steps", "last_steps", "warm_steps")}
+        plan = replace(plan, **halves)
     generator = np.random.default_rng(seed)
     run, score = _programs(plan.decay)
     data = _on_device(material)
@@ -249,8 +252,9 @@ def train(
         weights = _first_leg(material, plan, data, weights, run, score, generator, told)
     else:
         weights = warm
-    drawn, masks = _draw(generator, plan, material.origins, material.chance, plan.last_steps)
-    rates = plan.last_rate * np.cos(np.linspace(0, np.pi / 2, plan.last_steps, endpoint=False))
+    steps, rate = (plan.last_steps, plan.last_rate) if warm is None else (plan.warm_steps, plan.warm_rate)
+    drawn, masks = _draw(generator, plan, material.origins, material.chance, steps)
+    rates = rate * np.cos(np.linspace(0, np.pi / 2, steps, endpoint=False))
     (_, average, _), values = run(weights, data, drawn, rates.astype(np.float32), masks)
     if not np.isfinite(np.asarray(values)).all():
         raise InvalidInput("the lstm did not converge on this history")
