@@ -77,14 +77,13 @@ class Backtest:
 
 
 def scored_origins(days: Sequence[datetime], origins: int | None, share: float) -> list[datetime]:
-    """Return ``origins`` of the last ``share`` of ``days``, evenly spread with both ends; all of them for None."""
+    """Return ``origins`` of the last ``share`` of ``days``, evenly spread from its first day; all of them for None."""
     test = list(days[math.ceil(len(days) * (1 - share) - 1e-9) :]) or list(days[-1:])
     if origins is None or origins >= len(test):
         return test
     if origins < 1:
         raise InvalidInput(f"origins is {origins}; give 1 or more")
-    places = np.unique(np.linspace(0, len(test) - 1, origins).round().astype(np.int64))
-    return [test[place] for place in places]
+    return [test[place * len(test) // origins] for place in range(origins)]
 
 
 def run_backtest(
