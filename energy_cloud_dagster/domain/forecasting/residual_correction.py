@@ -73,7 +73,7 @@ def unpacked(text: str, shape: tuple[int, ...]) -> Floats:
         data = zlib.decompress(base64.b64decode(text, validate=True))
         scale = np.frombuffer(data, dtype="<f4", count=shape[-1])
         steps = np.frombuffer(data, dtype="<i2", offset=4 * shape[-1])
-        return np.asarray(steps, dtype=np.float64).reshape(shape) * scale
+        return np.asarray(steps.reshape(shape) * scale.astype(np.float64), dtype=np.float64)
     except (ValueError, zlib.error) as error:
         raise InvalidInput(f"the correction of a stored model cannot be read: {error}; fit it again") from error
 
