@@ -68,14 +68,13 @@ SERIES: dict[str, Callable[[], Task]] = {
 @contextmanager
 def _quiet() -> Any:
     loggers = [logging.getLogger(name) for name in ("cmdstanpy", "prophet", "prophet.plot")]
-    levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.disabled = True  # cmdstanpy resets its level when it is first imported
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.disabled = False
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from _forecast import SERIES, PlainProphet, Task, fan_chart
 
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 from energy_cloud_dagster.domain.forecasting import Accuracy, Backtest, accuracy, model_named
-from energy_cloud_dagster.domain.forecasting.backtest import judge, scored_origins
-from energy_cloud_dagster.domain.forecasting.registry import MODELS
-from energy_cloud_dagster.domain.forecasting.rolling import Track, follow_model, measured_ahead, midnights
+from energy_cloud_dagster.domain.forecasting.judging.backtest import judge, scored_origins
+from energy_cloud_dagster.domain.forecasting.judging.rolling import Track, follow_model, measured_ahead, midnights
+from energy_cloud_dagster.domain.forecasting.models.registry import MODELS
 
 SEED = 14
 PLAIN = PlainProphet.name

@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.forecasting import Forecast, similar_day, wind_availability
-from energy_cloud_dagster.domain.forecasting.generation import solar_output, wind_output
-from energy_cloud_dagster.domain.forecasting.power_curve import power_curve
+from energy_cloud_dagster.domain.forecasting.generation.plants import solar_output, wind_output
+from energy_cloud_dagster.domain.forecasting.generation.power_curve import power_curve
+from energy_cloud_dagster.domain.forecasting.generation.sun import Place, sky
 from energy_cloud_dagster.domain.forecasting.series import floats
-from energy_cloud_dagster.domain.forecasting.sun import Place, sky
 from energy_cloud_dagster.sample_data import files
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -28,14 +28,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from energy_cloud_dagster.domain.forecasting import with_holidays
-from energy_cloud_dagster.domain.forecasting.boosting import GradientBoosting
 from energy_cloud_dagster.domain.forecasting.forecast import QUANTILES
-from energy_cloud_dagster.domain.forecasting.panel import Panel, wall_hours
-from energy_cloud_dagster.domain.forecasting.profiles import Past, similar_day, weekly_naive
-from energy_cloud_dagster.domain.forecasting.reconcile import fit_reconciler
+from energy_cloud_dagster.domain.forecasting.models.boosting import GradientBoosting
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
-from energy_cloud_dagster.domain.forecasting.site_model import FittedSites, SiteModel
-from energy_cloud_dagster.domain.forecasting.sites import forecast_sites
+from energy_cloud_dagster.domain.forecasting.sites.blend import forecast_sites
+from energy_cloud_dagster.domain.forecasting.sites.panel import Panel, wall_hours
+from energy_cloud_dagster.domain.forecasting.sites.pooled import FittedSites, SiteModel
+from energy_cloud_dagster.domain.forecasting.sites.profiles import Past, similar_day, weekly_naive
+from energy_cloud_dagster.domain.forecasting.sites.reconcile import fit_reconciler
 from energy_cloud_dagster.sample_data import files
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "meters"

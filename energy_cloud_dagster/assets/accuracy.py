@@ -62,7 +62,11 @@ def forecast_accuracy_daily(context: dg.AssetExecutionContext, database: Databas
     effort = Effort()
     with effort.importing():
         load_plotting()
-        from energy_cloud_dagster.domain.forecasting.published import day_scores, days_that_ended, hours_of_local_day
+        from energy_cloud_dagster.domain.forecasting.judging.published import (
+            day_scores,
+            days_that_ended,
+            hours_of_local_day,
+        )
     region = load_settings().region
     key = load_key(region)
     window = context.partition_time_window
@@ -105,7 +109,7 @@ def forecast_accuracy_daily(context: dg.AssetExecutionContext, database: Databas
 
 def issued_for(connection: sa.Connection, key: str, days: Collection[date], timezone: str) -> Any:
     """Return the issues that forecast ``days`` at any lead that is scored, as a frame for ``published``."""
-    from energy_cloud_dagster.domain.forecasting.published import hours_of_local_day
+    from energy_cloud_dagster.domain.forecasting.judging.published import hours_of_local_day
 
     moments: set[datetime] = set()
     for day in days:
@@ -128,7 +132,7 @@ def frame_of(points: Sequence[IssuedPoint]) -> Any:
 
 def _day_ahead(connection: sa.Connection, key: str, last: date, timezone: str) -> Any:
     """Return the day-ahead issues of the last days."""
-    from energy_cloud_dagster.domain.forecasting.published import hours_of_local_day
+    from energy_cloud_dagster.domain.forecasting.judging.published import hours_of_local_day
 
     days = [last - timedelta(days=back) for back in range(ERROR_DAYS)]
     moments = [hours_of_local_day(day, timezone)[0].to_pydatetime() + SETTLING_TIME for day in days]

@@ -31,7 +31,7 @@ BASELINE: Final = "seasonal_naive"
 
 def fan_chart(issued: pd.DataFrame, load: pd.Series[Any], day: date, timezone: str) -> dg.MarkdownMetadataValue | None:
     """Draw the day as it was published at its midnight (else hour by hour at the gate) over what was measured."""
-    from energy_cloud_dagster.domain.forecasting.published import LEADS, at_lead, hours_of_local_day
+    from energy_cloud_dagster.domain.forecasting.judging.published import LEADS, at_lead, hours_of_local_day
     from energy_cloud_dagster.domain.forecasting.series import local
 
     for lead in LEADS:
@@ -66,7 +66,7 @@ def fan_chart(issued: pd.DataFrame, load: pd.Series[Any], day: date, timezone: s
 
 def error_by_hour(issued: pd.DataFrame, load: pd.Series[Any], timezone: str) -> dg.MarkdownMetadataValue | None:
     """Draw the mean absolute error of the day-ahead forecasts of the last four weeks by local hour and model."""
-    from energy_cloud_dagster.domain.forecasting.published import PUBLISHED, errors_by_hour
+    from energy_cloud_dagster.domain.forecasting.judging.published import PUBLISHED, errors_by_hour
 
     errors = errors_by_hour(issued, load, timezone)
     if errors.notna().to_numpy().sum() == 0:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from energy_cloud_dagster.domain.forecasting import Fitted, Forecast, Model
-    from energy_cloud_dagster.domain.forecasting.selection import Selection
+    from energy_cloud_dagster.domain.forecasting.judging.selection import Selection
 
 #: Seed of every stochastic step; the same input gives the same forecast.
 SEED: Final = 14
@@ -89,9 +89,9 @@ def region_load_model_daily(
     effort = Effort()
     settings = load_settings()
     with effort.importing():
-        from energy_cloud_dagster.domain.forecasting.registry import models_named
-        from energy_cloud_dagster.domain.forecasting.rolling import midnights
-        from energy_cloud_dagster.domain.forecasting.selection import select
+        from energy_cloud_dagster.domain.forecasting.judging.rolling import midnights
+        from energy_cloud_dagster.domain.forecasting.judging.selection import select
+        from energy_cloud_dagster.domain.forecasting.models.registry import models_named
         from energy_cloud_dagster.domain.forecasting.series import hourly
 
         models, left_out = models_named([BASELINE, *settings.forecast_models.split(",")])
@@ -155,8 +155,8 @@ def _going_on(connection: sa.Connection, key: str, model: "Model", now: datetime
     """Return ``model``, started from earlier fits where that spares minutes: the last, and one before the judging."""
     if model.name not in GO_ON:
         return model
-    from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text
-    from energy_cloud_dagster.domain.forecasting.warm import WarmStart
+    from energy_cloud_dagster.domain.forecasting.judging.warm import WarmStart
+    from energy_cloud_dagster.domain.forecasting.models.registry import fitted_from_text
 
     stored = [
         forecasts.newest_model(connection, key, model.name, one) for one in (now, now - timedelta(days=JUDGED_DAYS + 1))
@@ -194,7 +194,8 @@ def region_load_forecast_hourly(context: dg.AssetExecutionContext, database: Dat
     effort = Effort()
     with effort.importing():
         load_plotting()
-        from energy_cloud_dagster.domain.forecasting import room, seasonal_naive
+        from energy_cloud_dagster.domain.forecasting import seasonal_naive
+        from energy_cloud_dagster.domain.forecasting.judging import room
     region = load_settings().region
     key = load_key(region)
     fits = Fits(key)
@@ -230,8 +231,8 @@ class Fits:
 
     def before(self, connection: sa.Connection, now: datetime, timezone: str) -> "tuple[Selection, dict[str, Fitted]]":
         """Return the newest selection before ``now`` and its fitted models; none yet gives one that chose nothing."""
-        from energy_cloud_dagster.domain.forecasting.registry import fitted_from_text
-        from energy_cloud_dagster.domain.forecasting.selection import Selection
+        from energy_cloud_dagster.domain.forecasting.judging.selection import Selection
+        from energy_cloud_dagster.domain.forecasting.models.registry import fitted_from_text
 
         stored = forecasts.newest_selection(connection, self._key, now)
         if stored is None:

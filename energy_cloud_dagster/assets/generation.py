@@ -42,7 +42,7 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
     """The fraction of capacity that sun and wind will allow every plant of the VPPs in the next 24 hours."""
     effort = Effort()
     with effort.importing():
-        from energy_cloud_dagster.domain.forecasting.sun import load_pvlib
+        from energy_cloud_dagster.domain.forecasting.generation.sun import load_pvlib
 
         load_pvlib()
     region = load_settings().region
@@ -95,10 +95,10 @@ def plant_forecast(
     wind ahead is known.
     """
     from energy_cloud_dagster.domain.errors import InvalidInput
-    from energy_cloud_dagster.domain.forecasting.generation import solar_output, wind_output
-    from energy_cloud_dagster.domain.forecasting.power_curve import power_curve
+    from energy_cloud_dagster.domain.forecasting.generation.plants import solar_output, wind_output
+    from energy_cloud_dagster.domain.forecasting.generation.power_curve import power_curve
+    from energy_cloud_dagster.domain.forecasting.generation.sun import Place
     from energy_cloud_dagster.domain.forecasting.series import floats
-    from energy_cloud_dagster.domain.forecasting.sun import Place
 
     fraction = output / plant.capacity_kw
     if plant.type == "solar":

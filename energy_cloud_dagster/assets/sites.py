@@ -18,7 +18,7 @@ from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.forecasting.panel import Panel
+    from energy_cloud_dagster.domain.forecasting.sites.panel import Panel
 
 #: Weeks of history that the pooled model is fitted on, and days that the forecasts look back: four weeks behind each
 #: of the fourteen days on which they are judged.
@@ -45,7 +45,7 @@ def panels(
     connection: sa.Connection, region: str, homes: Sequence[str], start: datetime, end: datetime, as_of: datetime
 ) -> dict[str, "Panel"]:
     """Return the homes' history in ``[start, end)`` by role, as known just before ``as_of``."""
-    from energy_cloud_dagster.domain.forecasting.panel import Panel
+    from energy_cloud_dagster.domain.forecasting.sites.panel import Panel
 
     timezone = registry.find_region(connection, region).timezone
     found = marts.participant_series(connection, region, list(ROLES), start, end, as_of)
@@ -82,7 +82,7 @@ def site_model_daily(context: dg.AssetExecutionContext, database: Database) -> d
         import numpy as np
 
         from energy_cloud_dagster.domain.errors import InvalidInput
-        from energy_cloud_dagster.domain.forecasting.site_model import SiteModel
+        from energy_cloud_dagster.domain.forecasting.sites.pooled import SiteModel
     region = load_settings().region
     now = context.partition_time_window.end + SETTLING_TIME
     end = hour_start(now)
@@ -133,8 +133,8 @@ def site_forecast_hourly(context: dg.AssetExecutionContext, database: Database) 
     """Load and PV of every home for the next 24 hours: a blend of forecasts, weighed by the home's own last days."""
     effort = Effort()
     with effort.importing():
-        from energy_cloud_dagster.domain.forecasting.site_model import FittedSites
-        from energy_cloud_dagster.domain.forecasting.sites import forecast_sites
+        from energy_cloud_dagster.domain.forecasting.sites.blend import forecast_sites
+        from energy_cloud_dagster.domain.forecasting.sites.pooled import FittedSites
     region = load_settings().region
     found: dict[datetime, dict[str, Any]] = {}
     fitted: dict[str, FittedSites] = {}

@@ -94,7 +94,7 @@ def backtest(
     job = _Job.prepare(file, time, target, regressors, tz, country, models, aggregate, stamps, report)
     from energy_cloud_dagster.adapters.csv_series import counted
     from energy_cloud_dagster.domain.errors import EnergyCloudError
-    from energy_cloud_dagster.domain.forecasting.backtest import run_backtest
+    from energy_cloud_dagster.domain.forecasting.judging.backtest import run_backtest
 
     try:
         with progress(f"Judging {counted(len(job.models), 'model')} on {job.series.name}") as shown:
@@ -158,9 +158,9 @@ def run(
 
     from energy_cloud_dagster.adapters.csv_series import counted
     from energy_cloud_dagster.domain.errors import EnergyCloudError
-    from energy_cloud_dagster.domain.forecasting import room
-    from energy_cloud_dagster.domain.forecasting.rolling import measured_ahead
-    from energy_cloud_dagster.domain.forecasting.selection import select
+    from energy_cloud_dagster.domain.forecasting.judging import room
+    from energy_cloud_dagster.domain.forecasting.judging.rolling import measured_ahead
+    from energy_cloud_dagster.domain.forecasting.judging.selection import select
 
     values = job.series.values
     start = values.index[-1] + pd.Timedelta(hours=1) if origin is None else _moment(origin, tz)
@@ -235,7 +235,7 @@ class _Job:
 
 def _chosen(models: str) -> tuple[list[Model], list[str]]:
     from energy_cloud_dagster.domain.errors import InvalidInput
-    from energy_cloud_dagster.domain.forecasting.registry import MODELS, models_named
+    from energy_cloud_dagster.domain.forecasting.models.registry import MODELS, models_named
 
     names = list(MODELS) if models.strip() == "all" else [name.strip() for name in models.split(",") if name.strip()]
     try:

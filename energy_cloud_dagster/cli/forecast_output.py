@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy
-    from energy_cloud_dagster.domain.forecasting.backtest import Backtest
     from energy_cloud_dagster.domain.forecasting.forecast import Forecast
+    from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy
+    from energy_cloud_dagster.domain.forecasting.judging.backtest import Backtest
 File = Annotated[Path, typer.Argument(metavar="FILE.csv", help="The series; gzip is read too, - is standard input.")]
 Time = Annotated[str, typer.Option("--time", metavar="COL", help="Column of the times; DATE,TIME joins two.")]
 Target = Annotated[str, typer.Option("--target", metavar="COL", help="Column to forecast.")]

@@ -16,8 +16,8 @@ from energy_cloud_dagster.domain.forecasting.series import Floats, floats, local
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.adapters.csv_series import CsvSeries
-    from energy_cloud_dagster.domain.forecasting.backtest import Backtest, ModelResult
     from energy_cloud_dagster.domain.forecasting.forecast import Forecast
+    from energy_cloud_dagster.domain.forecasting.judging.backtest import Backtest, ModelResult
 
 BASELINE: Final = "seasonal_naive"
 #: Hours of the wide fan chart.

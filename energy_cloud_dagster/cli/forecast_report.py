@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.cli.charts import column, number
-from energy_cloud_dagster.domain.forecasting.champion import MARGIN
+from energy_cloud_dagster.domain.forecasting.judging.champion import MARGIN
 from energy_cloud_dagster.domain.forecasting.series import local, value_at
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.adapters.csv_series import CsvSeries
-    from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy
-    from energy_cloud_dagster.domain.forecasting.backtest import Backtest, ModelResult
     from energy_cloud_dagster.domain.forecasting.forecast import Forecast
-    from energy_cloud_dagster.domain.forecasting.selection import Selection
+    from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy
+    from energy_cloud_dagster.domain.forecasting.judging.backtest import Backtest, ModelResult
+    from energy_cloud_dagster.domain.forecasting.judging.selection import Selection
 from energy_cloud_dagster.cli.forecast_plots import (
     BASELINE,
     ahead,

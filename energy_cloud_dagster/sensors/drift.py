@@ -36,7 +36,7 @@ def forecast_drift(context: dg.SensorEvaluationContext, database: Database) -> d
             load, _ = region_history(connection, region, now)
     except EnergyCloudError as error:
         return dg.SkipReason(str(error))
-    from energy_cloud_dagster.domain.forecasting.drift import measure_drift
+    from energy_cloud_dagster.domain.forecasting.judging.drift import measure_drift
 
     score = chosen.document.get("scores", {}).get(chosen.champion, {})
     found = measure_drift(

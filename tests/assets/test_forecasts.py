@@ -222,7 +222,7 @@ def test_an_unknown_database_is_a_reason_and_no_failure(pipeline: Pipeline) -> N
 
 def test_the_setting_names_the_models_of_the_registry() -> None:
     from energy_cloud_dagster.domain.errors import Misconfigured
-    from energy_cloud_dagster.domain.forecasting.registry import MODELS
+    from energy_cloud_dagster.domain.forecasting.models.registry import MODELS
     from energy_cloud_dagster.settings import FORECAST_MODELS, Settings, load_settings
 
     assert set(FORECAST_MODELS) == set(MODELS)

@@ -10,7 +10,7 @@ import pytest
 
 from energy_cloud_dagster.adapters import forecasts, marts
 from energy_cloud_dagster.assets.sites import POOLED, homes_of, sites_key
-from energy_cloud_dagster.domain.forecasting.site_model import FittedSites
+from energy_cloud_dagster.domain.forecasting.sites.pooled import FittedSites
 from energy_cloud_dagster.domain.intervals import HOUR, run_time
 
 if TYPE_CHECKING:

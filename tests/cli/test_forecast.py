@@ -126,7 +126,7 @@ def test_nothing_after_the_origin_moves_a_forecast(saved: Callable[..., str]) ->
 def test_a_planted_spike_moves_no_forecast_of_a_backtest_before_it(
     saved: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from energy_cloud_dagster.domain.forecasting import backtest
+    from energy_cloud_dagster.domain.forecasting.judging import backtest
 
     seen: list[backtest.Backtest] = []
     real = backtest.run_backtest

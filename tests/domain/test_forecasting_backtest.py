@@ -34,12 +34,16 @@ from energy_cloud_dagster.domain.forecasting import (
     weekly_scale,
     with_holidays,
 )
-from energy_cloud_dagster.domain.forecasting.backtest import scored_origins
-from energy_cloud_dagster.domain.forecasting.calibration import no_calibration, residual_frame, weighted_quantile
-from energy_cloud_dagster.domain.forecasting.champion import choose
-from energy_cloud_dagster.domain.forecasting.ensemble import combine, weights
-from energy_cloud_dagster.domain.forecasting.naive import FittedSeasonalNaive
-from energy_cloud_dagster.domain.forecasting.rolling import midnights
+from energy_cloud_dagster.domain.forecasting.judging.backtest import scored_origins
+from energy_cloud_dagster.domain.forecasting.judging.calibration import (
+    no_calibration,
+    residual_frame,
+    weighted_quantile,
+)
+from energy_cloud_dagster.domain.forecasting.judging.champion import choose
+from energy_cloud_dagster.domain.forecasting.judging.ensemble import combine, weights
+from energy_cloud_dagster.domain.forecasting.judging.rolling import midnights
+from energy_cloud_dagster.domain.forecasting.models.naive import FittedSeasonalNaive
 
 ZONE = "Australia/Melbourne"
 START = pd.Timestamp("2013-08-31T14:00Z")  # a local midnight, five weeks before the clock moves
@@ -478,7 +482,7 @@ def test_simple_models_survive_their_text_and_ignore_what_comes_later(name: str)
 
 
 def test_unknown_models_are_refused_and_missing_ones_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from energy_cloud_dagster.domain.forecasting import registry
+    from energy_cloud_dagster.domain.forecasting.models import registry
 
     with pytest.raises(InvalidInput, match="no model is called 'crystal_ball'"):
         models_named(["crystal_ball"])

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting import Fitted, SeasonalNaive, accuracy, boosting_training, features, trees
+from energy_cloud_dagster.domain.forecasting import Fitted, SeasonalNaive, accuracy
 from energy_cloud_dagster.domain.forecasting.arrays import packed, unpacked
-from energy_cloud_dagster.domain.forecasting.boosting import FittedBoosting, GradientBoosting
-from energy_cloud_dagster.domain.forecasting.hour_ridge import cells_of, fit_hour_ridge
+from energy_cloud_dagster.domain.forecasting.models import boosting_training, features, trees
+from energy_cloud_dagster.domain.forecasting.models.boosting import FittedBoosting, GradientBoosting
+from energy_cloud_dagster.domain.forecasting.models.hour_ridge import cells_of, fit_hour_ridge
 
 ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repeats
 START = pd.Timestamp("2026-01-31T13:00Z")
@@ -329,7 +330,7 @@ def test_a_forecast_needs_neither_the_package_nor_its_import(fitted: FittedBoost
     """The hourly forecast starts in a new process: a second of import for nothing would be the larger part of it."""
     code = (
         "import sys; from datetime import datetime, timedelta, UTC; import numpy as np, pandas as pd\n"
-        "from energy_cloud_dagster.domain.forecasting.boosting import FittedBoosting\n"
+        "from energy_cloud_dagster.domain.forecasting.models.boosting import FittedBoosting\n"
         "fitted = FittedBoosting.from_text(sys.stdin.read())\n"
         "index = pd.date_range(fitted.train_end - timedelta(days=8), periods=9 * 24, freq='h')\n"
         "frame = pd.DataFrame({'temperature': 12.0, 'holiday': 0.0}, index=index)\n"

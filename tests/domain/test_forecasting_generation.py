@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from energy_cloud_dagster import sample_data
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting import Fitted, Forecast, wind_availability
-from energy_cloud_dagster.domain.forecasting.analogs import LEADS, Analogs, Memory, ranks_of, scores_of
-from energy_cloud_dagster.domain.forecasting.generation import solar_output, wind_output
-from energy_cloud_dagster.domain.forecasting.power_curve import PowerCurve, power_curve
-from energy_cloud_dagster.domain.forecasting.solar import FittedSolar, SolarModel
-from energy_cloud_dagster.domain.forecasting.sun import Place, sky
-from energy_cloud_dagster.domain.forecasting.wind import FittedWind, WindModel
+from energy_cloud_dagster.domain.forecasting.generation.analogs import LEADS, Analogs, Memory, ranks_of, scores_of
+from energy_cloud_dagster.domain.forecasting.generation.plants import solar_output, wind_output
+from energy_cloud_dagster.domain.forecasting.generation.power_curve import PowerCurve, power_curve
+from energy_cloud_dagster.domain.forecasting.generation.solar import FittedSolar, SolarModel
+from energy_cloud_dagster.domain.forecasting.generation.sun import Place, sky
+from energy_cloud_dagster.domain.forecasting.generation.wind import FittedWind, WindModel
 
 GOLDEN = Place(39.742, -105.173, 1829.0)
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

@@ -22,8 +22,6 @@ from energy_cloud_dagster.domain.forecasting import (
     persistence,
     seasonal_naive,
     similar_day,
-    site_load,
-    site_pv,
     solar_availability,
     temperature_outlook,
     wind_availability,
@@ -39,8 +37,6 @@ RULES: dict[str, Rule] = {
         SeasonalNaive().fit(hourly_week(origin), None, timezone=ZONE, seed=0), history, None, origin, horizon, ZONE
     ),
     "persistence": lambda history, origin, horizon: persistence(history, origin=origin, horizon=horizon),
-    "site_load": lambda history, origin, horizon: site_load(history, origin=origin, horizon=horizon, timezone=ZONE),
-    "site_pv": lambda history, origin, horizon: site_pv(history, origin=origin, horizon=horizon, timezone=ZONE),
     "solar": lambda history, origin, horizon: solar_availability(
         history, origin=origin, horizon=horizon, timezone=ZONE
     ),
@@ -312,7 +308,7 @@ def test_a_new_solar_plant_is_not_counted_on() -> None:
     assert one.rung == "persistence"
     assert not one.p50.any()
     assert set(one.p90) == {0.5}
-    assert not site_pv(before([]), origin=ORIGIN, horizon=24, timezone=ZONE).p90.any()
+    assert not solar_availability(before([]), origin=ORIGIN, horizon=24, timezone=ZONE).p90.any()
 
 
 def test_wind_decays_to_its_mean() -> None:

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting import Fitted, SeasonalNaive, accuracy, lstm_network
-from energy_cloud_dagster.domain.forecasting import lstm_training as training
-from energy_cloud_dagster.domain.forecasting.lstm import LSTM, PLAN, FittedLSTM
-from energy_cloud_dagster.domain.forecasting.lstm_features import LOOK_BACK, REACH, filled, scale_of, table
+from energy_cloud_dagster.domain.forecasting import Fitted, SeasonalNaive, accuracy
+from energy_cloud_dagster.domain.forecasting.models import lstm_network
+from energy_cloud_dagster.domain.forecasting.models import lstm_training as training
+from energy_cloud_dagster.domain.forecasting.models.lstm import LSTM, PLAN, FittedLSTM
+from energy_cloud_dagster.domain.forecasting.models.lstm_features import LOOK_BACK, REACH, filled, scale_of, table
 
 ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repeats
 START = pd.Timestamp("2026-01-05T13:00Z")
@@ -169,7 +170,7 @@ def test_prediction_needs_no_jax(fitted: FittedLSTM, tmp_path_factory: pytest.Te
     path.write_text(fitted.to_text())
     program = (
         "import sys, pandas as pd; sys.modules['jax'] = sys.modules['optax'] = None\n"
-        "from energy_cloud_dagster.domain.forecasting.lstm import LSTM, FittedLSTM\n"
+        "from energy_cloud_dagster.domain.forecasting.models.lstm import LSTM, FittedLSTM\n"
         "from energy_cloud_dagster.domain.errors import InvalidInput\n"
         f"model = FittedLSTM.from_text(open({str(path)!r}).read())\n"
         "index = pd.date_range(model.train_end, periods=1000, freq='h') - pd.Timedelta(hours=1000)\n"

@@ -25,11 +25,11 @@ from energy_cloud_dagster.domain.forecasting import (
     accuracy,
     fitted_from_text,
     ladder,
-    prophet_terms,
     seasonal_naive,
     temperature_outlook,
 )
-from energy_cloud_dagster.domain.forecasting import prophet_model as module
+from energy_cloud_dagster.domain.forecasting.models import prophet_model as module
+from energy_cloud_dagster.domain.forecasting.models import prophet_terms
 from energy_cloud_dagster.sample_data import files
 
 ZONE = "Australia/Melbourne"  # its clock changes: the wall time jumps and repeats

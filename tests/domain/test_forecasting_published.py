@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energy_cloud_dagster.domain.forecasting.drift import LEAST_HOURS, MOST_HOURS, measure_drift
-from energy_cloud_dagster.domain.forecasting.published import (
+from energy_cloud_dagster.domain.forecasting.judging.drift import LEAST_HOURS, MOST_HOURS, measure_drift
+from energy_cloud_dagster.domain.forecasting.judging.published import (
     PUBLISHED,
     at_lead,
     day_scores,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.reconcile import fit_reconciler
+from energy_cloud_dagster.domain.forecasting.sites.reconcile import fit_reconciler
 
 
 def errors(sites: int, hours: int, seed: int, total: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

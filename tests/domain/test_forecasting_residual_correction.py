@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting import residual_correction as module
-from energy_cloud_dagster.domain.forecasting.prophet_start import posterior_mode
+from energy_cloud_dagster.domain.forecasting.models import residual_correction as module
+from energy_cloud_dagster.domain.forecasting.models.prophet_start import posterior_mode
 
 HOURS = 24 * 60
 OFF = np.arange(HOURS) // 24 % 7 >= 5

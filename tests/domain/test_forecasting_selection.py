@@ -18,10 +18,10 @@ from energy_cloud_dagster.domain.forecasting import (
     SeasonalNaive,
     Selection,
     SimilarDay,
-    room,
     select,
 )
-from energy_cloud_dagster.domain.forecasting.naive import FittedSeasonalNaive
+from energy_cloud_dagster.domain.forecasting.judging import room
+from energy_cloud_dagster.domain.forecasting.models.naive import FittedSeasonalNaive
 
 ZONE = "Asia/Seoul"
 START = pd.Timestamp("2026-01-04T15:00Z")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting import seasonal_naive, similar_day
-from energy_cloud_dagster.domain.forecasting.panel import Panel, wall_hours
-from energy_cloud_dagster.domain.forecasting.profiles import Past, off_days, typical_day, weekly_naive
-from energy_cloud_dagster.domain.forecasting.profiles import similar_day as similar_days
-from energy_cloud_dagster.domain.forecasting.site_model import FittedSites, SiteModel
-from energy_cloud_dagster.domain.forecasting.sites import forecast_sites
+from energy_cloud_dagster.domain.forecasting.sites.blend import forecast_sites
+from energy_cloud_dagster.domain.forecasting.sites.panel import Panel, wall_hours
+from energy_cloud_dagster.domain.forecasting.sites.pooled import FittedSites, SiteModel
+from energy_cloud_dagster.domain.forecasting.sites.profiles import Past, off_days, typical_day, weekly_naive
+from energy_cloud_dagster.domain.forecasting.sites.profiles import similar_day as similar_days
 
 START = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
 ORIGIN = START + timedelta(days=42)

@@ -11,8 +11,8 @@ import pytest
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted
-from energy_cloud_dagster.domain.forecasting.naive import SeasonalNaive
-from energy_cloud_dagster.domain.forecasting.warm import WarmStart
+from energy_cloud_dagster.domain.forecasting.judging.warm import WarmStart
+from energy_cloud_dagster.domain.forecasting.models.naive import SeasonalNaive
 
 START = datetime(2026, 4, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

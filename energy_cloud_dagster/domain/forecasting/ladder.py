@@ -10,9 +10,9 @@ import pandas as pd
 
 from energy_cloud_dagster.domain.errors import EnergyCloudError, InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast
-from energy_cloud_dagster.domain.forecasting.naive import persistence
+from energy_cloud_dagster.domain.forecasting.models.naive import persistence
+from energy_cloud_dagster.domain.forecasting.models.similar_day import SITE_DAYS, similar_day
 from energy_cloud_dagster.domain.forecasting.series import future_index, hour_of, hourly, hours_of_day
-from energy_cloud_dagster.domain.forecasting.similar_day import SITE_DAYS, similar_day
 
 #: Hours over which the series is looked at for gaps and for a stuck meter.
 LOOK_BACK_HOURS: Final = 168

@@ -9,7 +9,7 @@ import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Model
-from energy_cloud_dagster.domain.forecasting.rolling import Refittable
+from energy_cloud_dagster.domain.forecasting.judging.rolling import Refittable
 from energy_cloud_dagster.domain.forecasting.series import hourly
 
 

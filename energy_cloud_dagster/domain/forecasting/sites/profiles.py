@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from energy_cloud_dagster.domain.forecasting.panel import Walls
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
+from energy_cloud_dagster.domain.forecasting.sites.panel import Walls
 
 Flags = npt.NDArray[np.bool_]
 

@@ -20,14 +20,6 @@ import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.analogs import (
-    LONGEST_WINDOW,
-    RANKED_HOURS,
-    Analogs,
-    Memory,
-    band_ranks,
-    scores_of,
-)
 from energy_cloud_dagster.domain.forecasting.forecast import (
     Forecast,
     banded,
@@ -37,8 +29,16 @@ from energy_cloud_dagster.domain.forecasting.forecast import (
     refuse_look_ahead,
     text_digest,
 )
+from energy_cloud_dagster.domain.forecasting.generation.analogs import (
+    LONGEST_WINDOW,
+    RANKED_HOURS,
+    Analogs,
+    Memory,
+    band_ranks,
+    scores_of,
+)
+from energy_cloud_dagster.domain.forecasting.generation.sun import Place, Sky, sky
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers, floats, future_index, hourly, hourly_frame
-from energy_cloud_dagster.domain.forecasting.sun import Place, Sky, sky
 
 IRRADIANCE: Final = "irradiance"
 TEMPERATURE: Final = "temperature"

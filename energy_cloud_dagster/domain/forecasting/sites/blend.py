@@ -16,12 +16,12 @@ import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast, Rung
-from energy_cloud_dagster.domain.forecasting.panel import Panel, Walls, wall_hours
-from energy_cloud_dagster.domain.forecasting.profiles import LEAST_HOURS, Past
 from energy_cloud_dagster.domain.forecasting.series import Floats, future_index, hour_of
-from energy_cloud_dagster.domain.forecasting.site_bands import Bands, calibrated
-from energy_cloud_dagster.domain.forecasting.site_features import Cheap, last_known
-from energy_cloud_dagster.domain.forecasting.site_model import FittedSites
+from energy_cloud_dagster.domain.forecasting.sites.bands import Bands, calibrated
+from energy_cloud_dagster.domain.forecasting.sites.columns import Cheap, last_known
+from energy_cloud_dagster.domain.forecasting.sites.panel import Panel, Walls, wall_hours
+from energy_cloud_dagster.domain.forecasting.sites.pooled import FittedSites
+from energy_cloud_dagster.domain.forecasting.sites.profiles import LEAST_HOURS, Past
 
 Flags = npt.NDArray[np.bool_]
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import EnergyCloudError, InvalidInput
-from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, accuracy
-from energy_cloud_dagster.domain.forecasting.calibration import Calibration, calibrated, no_calibration
-from energy_cloud_dagster.domain.forecasting.champion import MARGIN, choose
-from energy_cloud_dagster.domain.forecasting.ensemble import ENSEMBLE, weights_of
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast, Model
+from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy, accuracy
+from energy_cloud_dagster.domain.forecasting.judging.calibration import Calibration, calibrated, no_calibration
+from energy_cloud_dagster.domain.forecasting.judging.champion import MARGIN, choose
+from energy_cloud_dagster.domain.forecasting.judging.ensemble import ENSEMBLE, weights_of
 from energy_cloud_dagster.domain.forecasting.ladder import ladder
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers, hours_of_day, local, value_at
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy
+from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy
 
 #: A challenger must be better by this share, so that two equals do not take turns.
 MARGIN: Final = 0.02

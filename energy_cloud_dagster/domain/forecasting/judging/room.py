@@ -10,11 +10,11 @@ from typing import Any, Final
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.ensemble import ENSEMBLE, combine
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Forecast
+from energy_cloud_dagster.domain.forecasting.judging.ensemble import ENSEMBLE, combine
+from energy_cloud_dagster.domain.forecasting.judging.rolling import FAILURES
+from energy_cloud_dagster.domain.forecasting.judging.selection import Selection
 from energy_cloud_dagster.domain.forecasting.ladder import ladder
-from energy_cloud_dagster.domain.forecasting.rolling import FAILURES
-from energy_cloud_dagster.domain.forecasting.selection import Selection
 from energy_cloud_dagster.domain.forecasting.series import future_index, hourly, hours_of_day
 
 #: Key of the ladder's answer among the forecasts by model.

@@ -41,8 +41,8 @@ from energy_cloud_dagster.domain.forecasting.forecast import (
     refuse_look_ahead,
     text_digest,
 )
-from energy_cloud_dagster.domain.forecasting.prophet_start import Start, posterior_mode
-from energy_cloud_dagster.domain.forecasting.prophet_terms import (
+from energy_cloud_dagster.domain.forecasting.models.prophet_start import Start, posterior_mode
+from energy_cloud_dagster.domain.forecasting.models.prophet_terms import (
     DEGREE_COLUMNS,
     HOLIDAY,
     MEDIUM,
@@ -54,7 +54,7 @@ from energy_cloud_dagster.domain.forecasting.prophet_terms import (
     regression_columns,
     seasonal_terms,
 )
-from energy_cloud_dagster.domain.forecasting.residual_correction import WINDOW, Correction, fit_correction
+from energy_cloud_dagster.domain.forecasting.models.residual_correction import WINDOW, Correction, fit_correction
 from energy_cloud_dagster.domain.forecasting.series import (
     Floats,
     floats,

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, accuracy
-from energy_cloud_dagster.domain.forecasting.ensemble import ENSEMBLE
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast, Model
-from energy_cloud_dagster.domain.forecasting.naive import SeasonalNaive
-from energy_cloud_dagster.domain.forecasting.rolling import (
+from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy, accuracy
+from energy_cloud_dagster.domain.forecasting.judging.ensemble import ENSEMBLE
+from energy_cloud_dagster.domain.forecasting.judging.rolling import (
     Ahead,
     Clock,
     Progress,
@@ -27,6 +26,7 @@ from energy_cloud_dagster.domain.forecasting.rolling import (
     midnights,
     score,
 )
+from energy_cloud_dagster.domain.forecasting.models.naive import SeasonalNaive
 from energy_cloud_dagster.domain.forecasting.series import hourly
 
 #: Fewest full local days that can be judged: a week to learn from, a day to judge, and room between.

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.arrays import packed, unpacked
 from energy_cloud_dagster.domain.forecasting.forecast import QUANTILES, canonical_text, parsed_text, text_digest
-from energy_cloud_dagster.domain.forecasting.panel import HOUR, Panel, wall_hours
-from energy_cloud_dagster.domain.forecasting.profiles import Past
+from energy_cloud_dagster.domain.forecasting.models.trees import Forest, Ground
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
-from energy_cloud_dagster.domain.forecasting.site_bands import Bands, calibrated
-from energy_cloud_dagster.domain.forecasting.site_features import FEATURES, Cheap, features, size_of
-from energy_cloud_dagster.domain.forecasting.trees import Forest, Ground
+from energy_cloud_dagster.domain.forecasting.sites.bands import Bands, calibrated
+from energy_cloud_dagster.domain.forecasting.sites.columns import FEATURES, Cheap, features, size_of
+from energy_cloud_dagster.domain.forecasting.sites.panel import HOUR, Panel, wall_hours
+from energy_cloud_dagster.domain.forecasting.sites.profiles import Past
 
 #: Fewest days of history: a week to look back on, a week to learn from, and some days to be judged on. An origin that
 #: is learned from has at least a week behind it.

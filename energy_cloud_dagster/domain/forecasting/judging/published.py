@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, accuracy
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast
+from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy, accuracy
 from energy_cloud_dagster.domain.forecasting.series import floats, hour_of, hourly, hours_of_day, local, value_at
 
 Lead = Literal["day_ahead", "gate"]

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from energy_cloud_dagster.domain.forecasting.profiles import (
+from energy_cloud_dagster.domain.forecasting.series import Floats
+from energy_cloud_dagster.domain.forecasting.sites.profiles import (
     LOAD_DAYS,
     SOLAR_DAYS,
     Past,
@@ -19,7 +20,6 @@ from energy_cloud_dagster.domain.forecasting.profiles import (
     weekday,
     weekly_naive,
 )
-from energy_cloud_dagster.domain.forecasting.series import Floats
 
 #: The ways to forecast a site that its blend weighs: the pooled model first, then the cheap ones.
 EXPERTS: Final = ("pooled", "similar_day", "typical_day", "weekday", "weekly_naive", "last_days")

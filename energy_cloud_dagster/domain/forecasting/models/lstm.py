@@ -29,7 +29,7 @@ from energy_cloud_dagster.domain.forecasting.forecast import (
     refuse_look_ahead,
     text_digest,
 )
-from energy_cloud_dagster.domain.forecasting.lstm_features import (
+from energy_cloud_dagster.domain.forecasting.models.lstm_features import (
     BLOCK,
     LIMIT,
     LOOK_BACK,
@@ -41,8 +41,8 @@ from energy_cloud_dagster.domain.forecasting.lstm_features import (
     scale_of,
     table,
 )
-from energy_cloud_dagster.domain.forecasting.lstm_network import Weights, network, packed, unpacked
-from energy_cloud_dagster.domain.forecasting.lstm_training import Material, Plan, train
+from energy_cloud_dagster.domain.forecasting.models.lstm_network import Weights, network, packed, unpacked
+from energy_cloud_dagster.domain.forecasting.models.lstm_training import Material, Plan, train
 from energy_cloud_dagster.domain.forecasting.series import (
     Floats,
     floats,

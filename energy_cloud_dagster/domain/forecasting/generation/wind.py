@@ -18,14 +18,6 @@ import numpy as np
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.analogs import (
-    LONGEST_WINDOW,
-    RANKED_HOURS,
-    Analogs,
-    Memory,
-    band_ranks,
-    scores_of,
-)
 from energy_cloud_dagster.domain.forecasting.forecast import (
     Forecast,
     banded,
@@ -35,7 +27,15 @@ from energy_cloud_dagster.domain.forecasting.forecast import (
     refuse_look_ahead,
     text_digest,
 )
-from energy_cloud_dagster.domain.forecasting.power_curve import PowerCurve, normal_speed, power_curve
+from energy_cloud_dagster.domain.forecasting.generation.analogs import (
+    LONGEST_WINDOW,
+    RANKED_HOURS,
+    Analogs,
+    Memory,
+    band_ranks,
+    scores_of,
+)
+from energy_cloud_dagster.domain.forecasting.generation.power_curve import PowerCurve, normal_speed, power_curve
 from energy_cloud_dagster.domain.forecasting.series import Floats, floats, future_index, hourly, hourly_frame
 
 WIND_SPEED: Final = "wind_speed"

@@ -9,11 +9,11 @@ from typing import Any, Final, Self
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.accuracy import Accuracy, regressors_ahead
-from energy_cloud_dagster.domain.forecasting.calibration import Calibration
-from energy_cloud_dagster.domain.forecasting.ensemble import ENSEMBLE
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Model
-from energy_cloud_dagster.domain.forecasting.rolling import (
+from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy, regressors_ahead
+from energy_cloud_dagster.domain.forecasting.judging.calibration import Calibration
+from energy_cloud_dagster.domain.forecasting.judging.ensemble import ENSEMBLE
+from energy_cloud_dagster.domain.forecasting.judging.rolling import (
     FAILURES,
     Ahead,
     follow,

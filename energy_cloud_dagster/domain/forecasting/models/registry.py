@@ -10,7 +10,7 @@ from typing import Final
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Fitted, Model
 
-_PACKAGE: Final = "energy_cloud_dagster.domain.forecasting"
+_PACKAGE: Final = "energy_cloud_dagster.domain.forecasting.models"
 #: Module, model and fitted model by name; imported when asked for. A new model adds a line here.
 MODELS: Final[dict[str, tuple[str, str, str]]] = {
     "seasonal_naive": ("naive", "SeasonalNaive", "FittedSeasonalNaive"),

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.features import (
+from energy_cloud_dagster.domain.forecasting.models.features import (
     DAY,
     LONG_DAYS,
     LOOK_BACK,
@@ -21,7 +21,7 @@ from energy_cloud_dagster.domain.forecasting.features import (
     static_design,
     tree_columns,
 )
-from energy_cloud_dagster.domain.forecasting.hour_ridge import (
+from energy_cloud_dagster.domain.forecasting.models.hour_ridge import (
     LEAD_PARTS,
     Filler,
     HourRidge,
@@ -29,8 +29,8 @@ from energy_cloud_dagster.domain.forecasting.hour_ridge import (
     fit_hour_ridge,
     spread,
 )
+from energy_cloud_dagster.domain.forecasting.models.trees import Ground, joined
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
-from energy_cloud_dagster.domain.forecasting.trees import Ground, joined
 
 #: Days over which a training row loses half of its weight, by part.
 HALF_LIFE: Final = {"static": 700.0, "memory": 700.0, "trees": 500.0}

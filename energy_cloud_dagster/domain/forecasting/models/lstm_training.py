@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from energy_cloud_dagster.domain.errors import InvalidInput
-from energy_cloud_dagster.domain.forecasting.lstm_features import BLOCK, LIMIT, LOOK_BACK, Singles
-from energy_cloud_dagster.domain.forecasting.lstm_network import Weights
+from energy_cloud_dagster.domain.forecasting.models.lstm_features import BLOCK, LIMIT, LOOK_BACK, Singles
+from energy_cloud_dagster.domain.forecasting.models.lstm_network import Weights
 from energy_cloud_dagster.domain.forecasting.series import Floats, Integers
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.forecasting.lstm_features import Singles
+from energy_cloud_dagster.domain.forecasting.models.lstm_features import Singles
 from energy_cloud_dagster.domain.forecasting.series import Floats
 
 Weights = dict[str, Singles]

@@ -35,9 +35,23 @@ import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.arrays import packed, unpacked
-from energy_cloud_dagster.domain.forecasting.boosting_training import MEMORY_SHARE, fit_parts, full_table, residual_of
 from energy_cloud_dagster.domain.forecasting.calendar import holiday_flags
-from energy_cloud_dagster.domain.forecasting.features import (
+from energy_cloud_dagster.domain.forecasting.forecast import (
+    Forecast,
+    banded,
+    canonical_text,
+    natural_floor,
+    parsed_text,
+    refuse_look_ahead,
+    text_digest,
+)
+from energy_cloud_dagster.domain.forecasting.models.boosting_training import (
+    MEMORY_SHARE,
+    fit_parts,
+    full_table,
+    residual_of,
+)
+from energy_cloud_dagster.domain.forecasting.models.features import (
     DAY,
     HOLIDAY,
     LOOK_BACK,
@@ -49,18 +63,9 @@ from energy_cloud_dagster.domain.forecasting.features import (
     stacked,
     static_design,
 )
-from energy_cloud_dagster.domain.forecasting.forecast import (
-    Forecast,
-    banded,
-    canonical_text,
-    natural_floor,
-    parsed_text,
-    refuse_look_ahead,
-    text_digest,
-)
-from energy_cloud_dagster.domain.forecasting.hour_ridge import Filler, HourRidge, cells_of
+from energy_cloud_dagster.domain.forecasting.models.hour_ridge import Filler, HourRidge, cells_of
+from energy_cloud_dagster.domain.forecasting.models.trees import Forest
 from energy_cloud_dagster.domain.forecasting.series import Floats, floats, future_index, hourly, hourly_frame, local
-from energy_cloud_dagster.domain.forecasting.trees import Forest
 
 HOUR: Final = pd.Timedelta(hours=1)
 #: Fewest known hours to fit on, and to forecast from in the last week.

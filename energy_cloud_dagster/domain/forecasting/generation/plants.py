@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from energy_cloud_dagster.domain.errors import EnergyCloudError
-from energy_cloud_dagster.domain.forecasting.availability import solar_availability, wind_availability
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast, Model, banded
-from energy_cloud_dagster.domain.forecasting.power_curve import PowerCurve
+from energy_cloud_dagster.domain.forecasting.generation.availability import solar_availability, wind_availability
+from energy_cloud_dagster.domain.forecasting.generation.power_curve import PowerCurve
+from energy_cloud_dagster.domain.forecasting.generation.solar import IRRADIANCE, SolarModel
+from energy_cloud_dagster.domain.forecasting.generation.sun import Place
+from energy_cloud_dagster.domain.forecasting.generation.wind import WIND_SPEED, WindModel
 from energy_cloud_dagster.domain.forecasting.series import future_index, hour_of, hourly
-from energy_cloud_dagster.domain.forecasting.solar import IRRADIANCE, SolarModel
-from energy_cloud_dagster.domain.forecasting.sun import Place
-from energy_cloud_dagster.domain.forecasting.wind import WIND_SPEED, WindModel
 
 
 def solar_output(

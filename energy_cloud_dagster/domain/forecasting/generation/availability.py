@@ -1,4 +1,4 @@
-"""What a site or a resource will do: homes' load and PV, and the availability of sun and wind as fractions."""
+"""What sun and wind will allow, as a fraction of capacity, from the plant's own past and no weather."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pandas as pd
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast, banded
-from energy_cloud_dagster.domain.forecasting.ladder import ladder
-from energy_cloud_dagster.domain.forecasting.naive import persistence
+from energy_cloud_dagster.domain.forecasting.models.naive import persistence
+from energy_cloud_dagster.domain.forecasting.models.similar_day import similar_day
 from energy_cloud_dagster.domain.forecasting.series import Floats, floats, future_index, hour_of, hourly
-from energy_cloud_dagster.domain.forecasting.similar_day import SITE_DAYS, similar_day
 
 #: Days over which the mean, the coefficient and the bands of wind are taken.
 WIND_DAYS: Final = 28
@@ -22,16 +21,6 @@ SOLAR_DAYS: Final = 5
 LEAST_PAIRS: Final = 48
 #: Strongest memory that is believed: half of a deviation is left after three days.
 MOST_MEMORY: Final = 0.99
-
-
-def site_load(history: pd.Series[Any], *, origin: datetime, horizon: int, timezone: str) -> Forecast:
-    """Forecast a site's load (kWh per hour): similar day of the last 14 days by kind of day; always answers."""
-    return ladder(None, history, None, origin, horizon, timezone, days=SITE_DAYS)
-
-
-def site_pv(history: pd.Series[Any], *, origin: datetime, horizon: int, timezone: str) -> Forecast:
-    """Forecast a site's PV (kWh per hour): the mean of the same hour of the last days; the sun knows no weekend."""
-    return _solar(history, origin=origin, horizon=horizon, timezone=timezone, ceiling=None)
 
 
 def solar_availability(history: pd.Series[Any], *, origin: datetime, horizon: int, timezone: str) -> Forecast:

@@ -1,0 +1,1 @@
+"""The models, one module or a few each, and the registry that names them."""
