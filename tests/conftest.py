@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from energy_cloud_dagster.domain.intervals import HOUR
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from energy_cloud_dagster.embedded.postgres import EmbeddedPostgres
     from energy_cloud_dagster.settings import Settings
 
+
+# What lands is judged on the same examples every time; elsewhere each run draws new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 #: Set where every part is installed: a test that is skipped all the same has lost its reason, and fails.
 NO_SKIPS = os.environ.get("ENERGY_CLOUD_TEST_NO_SKIPS") == "1"

@@ -277,9 +277,9 @@ def _followed(result: Backtest) -> str:
         return ""
     names = ", ".join(title_of(name) for name in sorted(set(result.champions.values())))
     return (
-        "<p>The champion is chosen on all forecast days, those before the judged ones among them, and another must be "
-        f"better by {100 * MARGIN:.0f} % to replace it. Taking on each judged day the champion of the days before it "
-        f"({escape(names)}) gives MAPE {_percent(score.mape)}, MASE {number(score.mase)}: expect that.</p>"
+        "<p>The champion has the least MASE on the judged days, which flatters it a little. Taking on each judged day "
+        f"the champion of the days before it ({escape(names)}; another must be better by {100 * MARGIN:.0f} % to "
+        f"replace it) gives MAPE {_percent(score.mape)}, MASE {number(score.mase)}: expect that.</p>"
     )
 
 

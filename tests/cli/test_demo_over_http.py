@@ -77,7 +77,8 @@ def test_the_region_consumed_what_its_homes_did(api: httpx.Client, window: dict[
 def test_the_last_forecast_follows_the_last_delivery(api: httpx.Client, window: dict[str, str]) -> None:
     question = {"location": "seoul", "horizon": 6, "asOf": rfc3339(FIRST_DELIVERY + 3 * HOUR)}
     found = api.post("/v1/energy/forecast", json=question).raise_for_status().json()
-    assert found["model"] == "prophet"
+    assert found["rung"] == "champion"
+    assert found["accuracy"]["mase"] < found["accuracy"]["baseline"]["mase"]
     points = found["points"]
     assert points[0]["timestamp"] == window["endDate"]
     assert len(points) == 6

@@ -182,6 +182,11 @@ def test_the_ensemble_is_no_worse_than_its_best_member_by_more_than_noise(plain:
     assert sum(plain.weights.values()) == pytest.approx(1)
 
 
+def test_the_champion_has_the_least_error_of_the_table(plain: Backtest) -> None:
+    errors = {name: result.accuracy.mase for name, result in plain.models.items() if result.accuracy.mase is not None}
+    assert errors[plain.champion] == min(errors.values())
+
+
 def test_a_model_that_cannot_is_left_out_and_says_why() -> None:
     result = run(load(30), [Flat(refuses_fit=True), SeasonalNaive()])
     assert result.models["flat"].failed == "it takes a longer history"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain import documents
@@ -50,6 +50,7 @@ def resolves(document: Any, pointer: str) -> bool:
     return True
 
 
+@example(documents.example("energy-phase-1") | {"meterId": None})
 @settings(max_examples=100, deadline=None)
 @given(anything | nearly_records | nearly_documents | st.lists(nearly_records, max_size=3))
 def test_any_json_comes_to_measurements_or_to_faults_that_are_there(document: Any) -> None:

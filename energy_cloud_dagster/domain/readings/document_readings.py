@@ -49,7 +49,8 @@ def of_energy(body: bytes, own_device: str | None) -> tuple[list[Measurement], l
     grid_id = None if named is not None or document.metadata is None else document.metadata.grid_id
     if named is None and grid_id is None:
         detail = "the document names no place; add metadata.gridId, or meterId for the totals of one meter"
-        return [], [Rejected("bad_payload", detail, pointer="/metadata/gridId")], [], None
+        pointer = "/metadata" if document.metadata is None else "/metadata/gridId"
+        return [], [Rejected("bad_payload", detail, pointer=pointer)], [], None
     found = list(_totals(document, str(named or grid_id), "" if grid_id is None else _GRID_PREFIX))
     if len(found) > MOST_ELEMENTS:
         return [], [Rejected("too_many", f"{len(found)} totals came, {MOST_ELEMENTS} may")], [], None

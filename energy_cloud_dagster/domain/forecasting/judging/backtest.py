@@ -14,6 +14,7 @@ import pandas as pd
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.forecasting.forecast import Forecast, Model
 from energy_cloud_dagster.domain.forecasting.judging.accuracy import Accuracy, accuracy
+from energy_cloud_dagster.domain.forecasting.judging.champion import choose
 from energy_cloud_dagster.domain.forecasting.judging.ensemble import ENSEMBLE
 from energy_cloud_dagster.domain.forecasting.judging.rolling import (
     Ahead,
@@ -57,8 +58,8 @@ class ModelResult:
 class Backtest:
     """The result of ``run_backtest``.
 
-    ``models`` by name, the ensemble included where two or more models answered. ``champion`` and ``weights`` are what
-    all forecast days call for, to be used from the end of the series on. ``followed`` is the accuracy of taking, at
+    ``models`` by name, the ensemble included where two or more models answered. ``champion`` has the least
+    MASE on the scored days, ``weights`` are what all forecast days call for. ``followed`` is the accuracy of taking, at
     each scored origin, the champion of the days before it: no later knowledge in it; ``champions`` says which.
     ``actual`` is the hourly series, for plots; ``windows`` says in a sentence what the models learnt from.
     """
@@ -213,7 +214,7 @@ def judge(
     return Backtest(
         origins=tuple(scored),
         models=results,
-        champion=followed.champion,
+        champion=_least_error(results) or followed.champion,
         weights=followed.weights,
         horizon=horizon,
         timezone=timezone,
@@ -226,3 +227,9 @@ def judge(
 
 #: The figures of a model that never answered.
 NOTHING: Final = Accuracy(0, None, None, None, None, None, None, None)
+
+
+def _least_error(results: dict[str, ModelResult]) -> str | None:
+    """Return the model with the best score, None where a gap leaves nothing to score."""
+    scores = {name: one.accuracy for name, one in results.items() if one.failed is None and one.accuracy.hours}
+    return choose(scores, None) if scores else None
