@@ -266,7 +266,7 @@ def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "list[For
     """Draw the last three days of load and the forecasts of the next."""
     figure = new_figure()
     axes = figure.subplots()
-    recent = load[load.index >= champion.index[0] - timedelta(days=3)]
+    recent = load[load.index >= champion.index[0] - timedelta(days=3)].resample("h").mean()  # a gap breaks the line
     axes.plot(recent.index, recent.to_numpy(), color="black", linewidth=1.2, label="measured")
     axes.plot(champion.index, champion.p50, color="tab:blue", label=f"{champion.model} P50")
     axes.fill_between(champion.index, champion.p10, champion.p90, color="tab:blue", alpha=0.2, label="P10 to P90")
@@ -278,5 +278,5 @@ def _load_plot(load: "pd.Series[float]", champion: "Forecast", beside: "list[For
             axes.plot(one.index, one.p50, color="tab:grey", linewidth=0.7, alpha=0.8, label=members)
             members = None
     axes.set_ylabel("load, kWh per hour")
-    axes.legend(loc="upper left", ncols=4, fontsize="small")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5, fontsize="small", frameon=False)
     return picture(figure)
