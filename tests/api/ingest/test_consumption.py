@@ -374,7 +374,7 @@ def test_an_energy_document_of_a_region_counts_in_no_sum_of_meters(operator: Cli
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
-        ({"metadata": None}, "/metadata/gridId"),
+        ({"metadata": None}, "/metadata"),
         ({"metadata": {"gridId": "KR-XX-009"}}, "/metadata/gridId"),
         ({"energyData": {}}, "/energyData/consumption"),
         ({"meterId": "a b"}, "/meterId"),
