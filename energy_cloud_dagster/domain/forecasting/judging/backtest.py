@@ -225,11 +225,17 @@ def judge(
     )
 
 
+#: Share of the error by which the ensemble must be better than the best of its members.
+TIE: Final = 0.001
 #: The figures of a model that never answered.
 NOTHING: Final = Accuracy(0, None, None, None, None, None, None, None)
 
 
 def _least_error(results: dict[str, ModelResult]) -> str | None:
-    """Return the model with the best score, None where a gap leaves nothing to score."""
+    """Return the model with the best score, None where a gap leaves nothing to score.
+
+    An ensemble that is one model but for rounding leaves that model its place.
+    """
     scores = {name: one.accuracy for name, one in results.items() if one.failed is None and one.accuracy.hours}
-    return choose(scores, None) if scores else None
+    single = {name: one for name, one in scores.items() if name != ENSEMBLE}
+    return choose(scores, choose(single, None), TIE) if single else None
