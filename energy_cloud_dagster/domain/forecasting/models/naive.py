@@ -58,22 +58,51 @@ def _naive_centre(past: pd.Series[float], index: pd.DatetimeIndex) -> tuple[Floa
     return centre, tuple(notes)
 
 
+def _daily_centre(past: pd.Series[float], index: pd.DatetimeIndex) -> tuple[Floats, tuple[str, ...]]:
+    centre = _lagged(past, index, DAY_HOURS)
+    for days in range(2, 8):
+        back = (np.arange(len(index)) // DAY_HOURS + days) * DAY_HOURS
+        centre = np.where(np.isnan(centre), value_at(past, index - pd.to_timedelta(back, unit="h")), centre)
+    holes = int(np.isnan(centre).sum())
+    centre = np.where(np.isnan(centre), past.iloc[-1], centre)
+    return centre, (f"{holes} of {len(index)} hours take the last known value",) if holes else ()
+
+
 @dataclass(frozen=True)
-class FittedSeasonalNaive:
-    """Last week's hour with a band by hour of the day; the bands are all that it learned."""
+class _FittedNaive:
+    """An hour of the past with a band by hour of the day; the bands are all that it learned."""
 
     timezone: str
     train_start: datetime
     train_end: datetime
     lower: tuple[float, ...]
     upper: tuple[float, ...]
-    name: str = "seasonal_naive"
+    name: str = ""
     regressors: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, past: pd.Series[float], timezone: str, lag: int) -> Self:
+        """Return the model of an ``hourly`` series whose bands come from the differences over ``lag`` hours."""
+        if past.empty:
+            raise InvalidInput(f"the {cls.name.replace('_', ' ')} model needs at least one known hour")
+        values = floats(past)
+        hours = hours_of_day(pd.DatetimeIndex(past.index), timezone)
+        lower, upper = residual_bands(values[lag:] - values[:-lag], hours[lag:])
+        return cls(
+            timezone=timezone,
+            train_start=past.index[0].to_pydatetime(),
+            train_end=(past.index[-1] + HOUR).to_pydatetime(),
+            lower=tuple(float(value) for value in lower),
+            upper=tuple(float(value) for value in upper),
+        )
 
     @property
     def digest(self) -> str:
         """SHA-256 of the text."""
         return text_digest(self.to_text())
+
+    def _centre(self, past: pd.Series[float], index: pd.DatetimeIndex) -> tuple[Floats, tuple[str, ...]]:
+        raise NotImplementedError
 
     def predict(
         self, recent: pd.Series[Any], future_regressors: pd.DataFrame | None, origin: datetime, horizon: int
@@ -84,8 +113,9 @@ class FittedSeasonalNaive:
         index = future_index(origin, horizon)
         past = hourly(recent, before=origin)
         if past.empty:
-            raise InvalidInput("the seasonal naive forecast needs at least one known hour before its origin")
-        centre, notes = _naive_centre(past, index)
+            called = self.name.replace("_", " ")
+            raise InvalidInput(f"the {called} forecast needs at least one known hour before its origin")
+        centre, notes = self._centre(past, index)
         hours = hours_of_day(index, self.timezone)
         return banded(
             index,
@@ -115,7 +145,7 @@ class FittedSeasonalNaive:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Return the model that ``to_text`` wrote."""
-        document = parsed_text(text, "seasonal_naive")
+        document = parsed_text(text, cls.name)
         return cls(
             timezone=document["timezone"],
             train_start=datetime.fromisoformat(document["train_start"]),
@@ -123,6 +153,16 @@ class FittedSeasonalNaive:
             lower=tuple(document["lower"]),
             upper=tuple(document["upper"]),
         )
+
+
+@dataclass(frozen=True)
+class FittedSeasonalNaive(_FittedNaive):
+    """Last week's hour with a band by hour of the day."""
+
+    name: str = "seasonal_naive"
+
+    def _centre(self, past: pd.Series[float], index: pd.DatetimeIndex) -> tuple[Floats, tuple[str, ...]]:
+        return _naive_centre(past, index)
 
 
 @dataclass(frozen=True)
@@ -137,91 +177,17 @@ class SeasonalNaive:
         """Learn the bands from the weekly differences (daily ones in less than two weeks); see ``Model``."""
         del regressors, seed
         past = hourly(history)
-        if past.empty:
-            raise InvalidInput("the seasonal naive model needs at least one known hour")
-        values = floats(past)
-        lag = WEEK_HOURS if len(values) >= 2 * WEEK_HOURS else DAY_HOURS
-        hours = hours_of_day(pd.DatetimeIndex(past.index), timezone)
-        lower, upper = residual_bands(values[lag:] - values[:-lag], hours[lag:])
-        return FittedSeasonalNaive(
-            timezone=timezone,
-            train_start=past.index[0].to_pydatetime(),
-            train_end=(past.index[-1] + HOUR).to_pydatetime(),
-            lower=tuple(float(value) for value in lower),
-            upper=tuple(float(value) for value in upper),
-        )
+        return FittedSeasonalNaive.of(past, timezone, WEEK_HOURS if len(past) >= 2 * WEEK_HOURS else DAY_HOURS)
 
 
 @dataclass(frozen=True)
-class FittedDailyNaive:
+class FittedDailyNaive(_FittedNaive):
     """Yesterday's hour with a band by hour of the day."""
 
-    timezone: str
-    train_start: datetime
-    train_end: datetime
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
     name: str = "daily_naive"
-    regressors: tuple[str, ...] = ()
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the text."""
-        return text_digest(self.to_text())
-
-    def predict(
-        self, recent: pd.Series[Any], future_regressors: pd.DataFrame | None, origin: datetime, horizon: int
-    ) -> Forecast:
-        """Forecast as ``Fitted`` says; regressors are not used. An empty ``recent`` raises ``InvalidInput``."""
-        del future_regressors
-        refuse_look_ahead(self.train_end, origin)
-        index = future_index(origin, horizon)
-        past = hourly(recent, before=origin)
-        if past.empty:
-            raise InvalidInput("the daily naive forecast needs at least one known hour before its origin")
-        centre = _lagged(past, index, DAY_HOURS)
-        for days in range(2, 8):
-            back = (np.arange(horizon) // DAY_HOURS + days) * DAY_HOURS
-            centre = np.where(np.isnan(centre), value_at(past, index - pd.to_timedelta(back, unit="h")), centre)
-        holes = int(np.isnan(centre).sum())
-        centre = np.where(np.isnan(centre), past.iloc[-1], centre)
-        hours = hours_of_day(index, self.timezone)
-        return banded(
-            index,
-            centre,
-            centre + np.asarray(self.lower)[hours],
-            centre + np.asarray(self.upper)[hours],
-            model=self.name,
-            rung="champion",
-            notes=(f"{holes} of {horizon} hours take the last known value",) if holes else (),
-            floor=natural_floor(floats(past)),
-        )
-
-    def to_text(self) -> str:
-        """Return canonical JSON."""
-        return canonical_text(
-            {
-                "model": self.name,
-                "format": 1,
-                "timezone": self.timezone,
-                "train_start": self.train_start.isoformat(),
-                "train_end": self.train_end.isoformat(),
-                "lower": self.lower,
-                "upper": self.upper,
-            }
-        )
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """Return the model that ``to_text`` wrote."""
-        document = parsed_text(text, "daily_naive")
-        return cls(
-            timezone=document["timezone"],
-            train_start=datetime.fromisoformat(document["train_start"]),
-            train_end=datetime.fromisoformat(document["train_end"]),
-            lower=tuple(document["lower"]),
-            upper=tuple(document["upper"]),
-        )
+    def _centre(self, past: pd.Series[float], index: pd.DatetimeIndex) -> tuple[Floats, tuple[str, ...]]:
+        return _daily_centre(past, index)
 
 
 @dataclass(frozen=True)
@@ -235,19 +201,7 @@ class DailyNaive:
     ) -> FittedDailyNaive:
         """Learn the bands from the daily differences; see ``Model``."""
         del regressors, seed
-        past = hourly(history)
-        if past.empty:
-            raise InvalidInput("the daily naive model needs at least one known hour")
-        values = floats(past)
-        hours = hours_of_day(pd.DatetimeIndex(past.index), timezone)
-        lower, upper = residual_bands(values[DAY_HOURS:] - values[:-DAY_HOURS], hours[DAY_HOURS:])
-        return FittedDailyNaive(
-            timezone=timezone,
-            train_start=past.index[0].to_pydatetime(),
-            train_end=(past.index[-1] + HOUR).to_pydatetime(),
-            lower=tuple(float(value) for value in lower),
-            upper=tuple(float(value) for value in upper),
-        )
+        return FittedDailyNaive.of(hourly(history), timezone, DAY_HOURS)
 
 
 def seasonal_naive(history: pd.Series[Any], *, origin: datetime, horizon: int, timezone: str) -> Forecast:
