@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,13 +176,6 @@ def test_no_prophet_is_imported_to_forecast(fitted: FittedProphet) -> None:
         "assert not {'prophet', 'cmdstanpy', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], input=fitted.to_text(), text=True, check=True, timeout=60)
-
-
-def test_a_day_is_forecast_in_a_moment(fitted: FittedProphet) -> None:
-    history, future = community()[0], ahead()
-    started = time.perf_counter()
-    fitted.predict(history, future, ORIGIN, 24)
-    assert time.perf_counter() - started < 0.5
 
 
 def test_the_origin_bounds_what_matters(fitted: FittedProphet) -> None:
