@@ -150,7 +150,7 @@ def reference(problem: Problem, *, strict: bool = False) -> tuple[float, ...] | 
                     flow["e", i, t - 1] = -1.0
                 row(flow, 0.0 if t else resource.soc * size, 0.0 if t else resource.soc * size)
     ties = [i for i, resource in enumerate(problem.resources) if isinstance(resource, Grid)]
-    for t, limit in enumerate(limits.max_grid_import or ()):
+    for t, limit in enumerate(() if limits.max_grid_import is None else limits.max_grid_import):
         row({("x", i, t): 1.0 for i in ties}, -np.inf, limit)
     rows.append((emitted, -np.inf, np.inf if limits.max_emissions is None else limits.max_emissions))
     if limits.min_renewable is not None:

@@ -36,7 +36,8 @@ def test_defaults_are_those_of_the_interface() -> None:
     assert isinstance(store, Storage)
     assert isinstance(grid, Grid)
     assert isinstance(load, Load)
-    assert (problem.demand, problem.steps, problem.step_hours, problem.strict) == ((5.0, 5.0), 2, 1.0, False)
+    assert problem.demand.tolist() == [5.0, 5.0]
+    assert (problem.steps, problem.size, problem.step_hours, problem.strict) == (2, 4, 1.0, False)
     assert (solar.id, store.id, grid.id, load.id) == ("SOLAR-001", "STORAGE-002", "GRID-003", "L")
     assert (solar.availability, solar.cost, solar.ramp_rate) == ((1.0, 1.0), (0.0, 0.0), None)
     assert (store.soc, store.efficiency, store.min_soc, store.max_soc) == (0.5, 0.9, (0.0, 0.0), (1.0, 1.0))
@@ -90,22 +91,27 @@ def limits(**fields: Any) -> dict[str, Any]:
         ({"demand": 1, "resources": [], "strict": 1}, "/strict", "true or false"),
         ({"demand": 1, "resources": [], "start": "2026-03-01T09:00:00"}, "/start", "offset"),
         ({"demand": 1, "resources": [], "start": 5}, "/start", "RFC 3339"),
-        ({"demand": 1, "resources": [], "solver": "ga"}, "/solver", "not supported yet"),
+        ({"demand": 1, "resources": [], "solver": "milp"}, "/solver", "must be"),
+        ({"demand": 1, "resources": [], "timeLimit": 0}, "/timeLimit", "above 0"),
         ({"demand": 1, "resources": [], "demands": 2}, "/demands", "did you mean 'demand'"),
         ({"demand": 1, "resources": [], "a/b~c": 2}, "/a~1b~0c", "not known"),
         ({"demand": 1, "resources": [], "constraints": []}, "/constraints", "object"),
         (limits(minRenewable=1.5), "/constraints/minRenewable", "at most 1"),
         (limits(maxCost=-1), "/constraints/maxCost", "at least 0"),
         (limits(maxCosts=1), "/constraints/maxCosts", "did you mean 'maxCost'"),
-        (limits(reserve={"up": 5}), "/constraints/reserve", "not supported yet"),
+        (limits(reserve={"up": -5}), "/constraints/reserve/up", "at least 0"),
+        (limits(reserve={"upp": 5}), "/constraints/reserve/upp", "did you mean 'up'"),
+        (limits(reserve=[5]), "/constraints/reserve", "object"),
         (resource(type="nuclear"), "/resources/0/type", "must be one of"),
         (resource(type=["solar"]), "/resources/0/type", "must be one of"),
         (resource(capacity=-1), "/resources/0/capacity", "at least 0"),
         (resource(capacity=None), "/resources/0/capacity", "missing"),
         (resource(availability=1.1), "/resources/0/availability", "at most 1"),
         (resource(rampRtae=1), "/resources/0/rampRtae", "did you mean 'rampRate'"),
-        (resource(minPower=5), "/resources/0/minPower", "not supported yet"),
-        (resource(priority=1), "/resources/0/priority", "not supported yet"),
+        (resource(minPower=-5), "/resources/0/minPower", "at least 0"),
+        (store(minPower=5), "/resources/0/minPower", "not storage"),
+        (resource(priority=1.5), "/resources/0/priority", "whole"),
+        (resource(priority=10**7), "/resources/0/priority", "within"),
         (resource(id=""), "/resources/0/id", "not empty"),
         (resource(id=7), "/resources/0/id", "string"),
         (store(energyCapacity=None), "/resources/0/energyCapacity", "missing"),

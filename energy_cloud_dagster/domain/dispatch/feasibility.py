@@ -130,7 +130,7 @@ def _plan(problem: Problem, solution: Solution, cost: float) -> Iterator[str]:
         for resource, each in pairs
         if isinstance(resource, Generator | Grid)
     ]
-    for step, limit in enumerate(limits.max_grid_import or ()):
+    for step, limit in enumerate(() if limits.max_grid_import is None else limits.max_grid_import):
         imported = sum(flows[step] for resource, flows in sources if isinstance(resource, Grid))
         if _above(imported, limit):
             yield f"step {step}: import {imported} is above maxGridImport {limit}"

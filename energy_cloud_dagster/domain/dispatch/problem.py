@@ -1,18 +1,23 @@
-"""A dispatch problem as plain data, and the only way in: :func:`parse_problem` refuses what cannot be meant.
+"""A dispatch problem as columns: one array per quantity and kind of resource, so that nothing is built cell by cell.
 
-Power is kW, energy kWh, money the market's currency; a series has one value per step. Nothing here knows a solver.
+Power is kW, energy kWh, money the market's currency. Arrays are float64 in C order and read-only by convention; T is
+the number of steps. Nothing here knows a solver or JSON; :func:`parsing.parse_problem` is the way in from a document.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final, Literal
 
-from energy_cloud_dagster.domain.dispatch.fields import Fields, at, listing, shape_of
-from energy_cloud_dagster.domain.errors import InvalidInput
+import numpy as np
+import numpy.typing as npt
+
 from energy_cloud_dagster.domain.units import MINUTES_PER_HOUR
 
+Floats = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Series = tuple[float, ...]
 
 #: What a kWh of unmet demand adds to the reported cost.
@@ -29,32 +34,99 @@ DEFAULT_STEP_MINUTES: Final = 60.0
 DEFAULT_EFFICIENCY: Final = 0.9
 DEFAULT_SOC: Final = 0.5
 
-_DESCRIPTIVE: Final = frozenset(
-    {"name", "description", "location", "current", "unit", "status", "lastUpdate", "metadata"}
-    | {"deviceId", "vppId", "resourceId", "owner"}
-)
-_COMMON: Final = frozenset({"id", "type", "capacity", "costPerKWh", "minPower", "priority"})
-_FIELDS: Final = {
-    # a panel's or turbine's own efficiency is part of its availability, so it is accepted and says nothing here
-    "generator": _COMMON | {"availability", "rampRate", "initialOutput", "emissionsPerKWh", "efficiency"},
-    "storage": _COMMON | {"energyCapacity", "soc", "efficiency", "minSoc", "maxSoc", "endSoc"},
-    "grid": _COMMON | {"exportPrice", "emissionsPerKWh"},
-    "load": _COMMON | {"availability"},
-}
-#: Fields of a resource that may be arrays; a location may be one too, but says nothing about the number of steps.
-_SERIES_FIELDS: Final = (
-    *("capacity", "availability", "costPerKWh", "exportPrice"),
-    *("rampRate", "emissionsPerKWh", "minSoc", "maxSoc"),
-)
-_PLAN_FIELDS: Final = frozenset(
-    {"demand", "resources", "constraints", "horizon", "stepMinutes", "start", "solver", "strict"}
-)
-_CONSTRAINT_FIELDS: Final = frozenset({"minRenewable", "maxCost", "maxGridImport", "maxEmissions", "reserve"})
+
+# -- columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generators:
+    """Solar, wind, hydro and CHP (G of them): 0 ≤ output ≤ ``limit``; the rest is curtailed at no cost.
+
+    ``place`` (G,) is the index among the problem's resources. ``limit`` (G, T) is capacity times availability in kW.
+    ``min_power`` (G, T) is 0 where a unit may give anything up to its limit, else it is off or between the two;
+    ``ramp`` (G, T) bounds the change between steps (kW per step, ``inf`` where nothing does), ``initial`` (G,) is the
+    output before the first step (nan where it is unknown), ``emissions`` (G, T) are per kWh.
+    """
+
+    place: IntArray
+    renewable: BoolArray
+    capacity: Floats
+    availability: Floats
+    limit: Floats
+    cost: Floats
+    emissions: Floats
+    min_power: Floats
+    ramp: Floats
+    initial: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stores:
+    """Stores (S of them): ``power`` (S, T) kW both ways at the terminals, √``efficiency`` each way.
+
+    ``energy`` (S,) is kWh; ``soc`` (S,), ``min_soc`` and ``max_soc`` (S, T) are fractions of it, ``end_soc`` (S,) the
+    least fraction at the end: ``endSoc``, else the initial one as far as ``maxSoc`` allows. ``cost`` (S, T) is per kWh
+    discharged.
+    """
+
+    place: IntArray
+    power: Floats
+    energy: Floats
+    soc: Floats
+    efficiency: Floats
+    cost: Floats
+    min_soc: Floats
+    max_soc: Floats
+    end_soc: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ties:
+    """Grid connections (K of them): import at ``cost`` (K, T), export at ``export_price`` (K, T; nan where none).
+
+    ``exports`` (K,) says which may export; ``capacity`` (K, T) is kW both ways, ``emissions`` are per kWh imported.
+    """
+
+    place: IntArray
+    capacity: Floats
+    cost: Floats
+    export_price: Floats
+    exports: BoolArray
+    emissions: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loads:
+    """Loads that may be shed (L of them): 0 ≤ shed ≤ ``limit`` (L, T) kW at ``cost`` (L, T), the value of lost load."""
+
+    place: IntArray
+    capacity: Floats
+    availability: Floats
+    limit: Floats
+    cost: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constraints:
+    """What the whole plan has to keep: a share, money per kWh served, kW per step, the unit of ``emissionsPerKWh``.
+
+    ``reserve_up`` and ``reserve_down`` (T,) are the kW that can still be added or taken in each step.
+    """
+
+    min_renewable: float | None = None
+    max_cost: float | None = None
+    max_grid_import: Floats | None = None
+    max_emissions: float | None = None
+    reserve_up: Floats | None = None
+    reserve_down: Floats | None = None
+
+
+# -- one resource at a time, for readers to whom speed does not matter
 
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """Solar, wind, hydro or CHP: 0 ≤ output ≤ ``limit`` (kW); the rest is curtailed at no cost."""
+    """Solar, wind, hydro or CHP: 0 ≤ output ≤ ``limit`` (kW), off or at least ``min_power`` where that is above 0."""
 
     id: str
     type: str
@@ -64,6 +136,8 @@ class Generator:
     ramp_rate: Series | None = None
     initial_output: float | None = None
     emissions: Series | None = None
+    min_power: Series = ()
+    priority: int = 0
 
     @property
     def renewable(self) -> bool:
@@ -86,15 +160,17 @@ class Storage:
     cost: Series
     min_soc: Series
     max_soc: Series
-    soc: float = DEFAULT_SOC
-    efficiency: float = DEFAULT_EFFICIENCY
-    end_soc: float | None = None
+    soc: float
+    efficiency: float
+    #: The fraction that the last step must reach, given or not.
+    end_soc: float
     type: str = "storage"
+    priority: int = 0
 
     @property
     def least_end_soc(self) -> float:
-        """The fraction that the last step must reach: ``endSoc``, else the initial one as far as ``maxSoc`` allows."""
-        return min(self.soc, self.max_soc[-1]) if self.end_soc is None else self.end_soc
+        """The fraction that the last step must reach."""
+        return self.end_soc
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +183,7 @@ class Grid:
     export_price: Series | None = None
     emissions: Series | None = None
     type: str = "grid"
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +195,7 @@ class Load:
     availability: Series
     cost: Series
     type: str = "load"
+    priority: int = 0
 
     @property
     def limit(self) -> Series:
@@ -128,31 +206,42 @@ class Load:
 Resource = Generator | Storage | Grid | Load
 
 
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """What the whole plan has to keep: a share, money per kWh served, kW per step, the unit of ``emissionsPerKWh``."""
-
-    min_renewable: float | None = None
-    max_cost: float | None = None
-    max_grid_import: Series | None = None
-    max_emissions: float | None = None
+# -- the problem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """Demand (kW per step) and what there is to meet it; resources keep the order of the document."""
+    """Demand (kW, (T,)) and what there is to meet it; ``ids``, ``types`` and ``priority`` keep the document's order.
 
-    demand: Series
-    resources: tuple[Resource, ...]
-    constraints: Constraints = Constraints()
+    ``time_limit`` (seconds) is how long a solver may search; ``None`` is until the optimum is proven.
+    """
+
+    demand: Floats
+    ids: tuple[str, ...]
+    types: tuple[str, ...]
+    priority: IntArray
+    generators: Generators
+    stores: Stores
+    ties: Ties
+    loads: Loads
+    constraints: Constraints
     step_minutes: float = DEFAULT_STEP_MINUTES
     strict: bool = False
     start: datetime | None = None
+    solver: Literal["lp", "ga"] = "lp"
+    time_limit: float | None = None
+    #: holds ``resources`` once they were asked for; a copy made by ``dataclasses.replace`` starts without
+    _views: list[tuple[Resource, ...]] = field(init=False, repr=False, default_factory=list)
 
     @property
     def steps(self) -> int:
-        """Number of steps."""
-        return len(self.demand)
+        """Number of steps T."""
+        return self.demand.size
+
+    @property
+    def size(self) -> int:
+        """Number of resources R."""
+        return len(self.ids)
 
     @property
     def step_hours(self) -> float:
@@ -163,134 +252,67 @@ class Problem:
         """When ``step`` (from 0) starts, if the problem says when it starts."""
         return None if self.start is None else self.start + step * timedelta(minutes=self.step_minutes)
 
-
-def parse_problem(document: Any) -> Problem:
-    """Return the problem that ``document`` (the body of ``optimize`` plus ``resources``) states.
-
-    Demand, availability, prices and limits may be a number or an array of one value per step. The number of steps is
-    ``horizon``, else the length of the arrays, else 1. Raises :class:`InvalidInput` with the JSON pointer of the first
-    fault; a field that is not known is a fault, so that a misspelt limit is never ignored.
-    """
-    plan = Fields(document, "", _PLAN_FIELDS | _DESCRIPTIVE | {"id", "market", "currency"})
-    if plan.get("solver", "lp") != "lp":
-        raise InvalidInput('solver must be "lp"; others are not supported yet', pointer="/solver")
-    resources = listing(plan.required("resources"), "/resources")
-    limits = Fields(plan.get("constraints", {}), "/constraints", _CONSTRAINT_FIELDS)
-    steps = _steps(plan, resources, limits)
-    if steps * max(1, len(resources)) > MAX_CELLS:
-        raise InvalidInput(f"{steps} steps for {len(resources)} resources is past {MAX_CELLS:,}", pointer="/resources")
-    minutes = plan.number("stepMinutes", DEFAULT_STEP_MINUTES, high=24 * MINUTES_PER_HOUR)
-    if minutes == 0:
-        raise InvalidInput("must be above 0", pointer="/stepMinutes")
-    return Problem(
-        demand=plan.series("demand", steps, required=True),
-        resources=_resources(resources, steps),
-        constraints=_constraints(limits, steps),
-        step_minutes=minutes,
-        strict=plan.flag("strict"),
-        start=plan.moment("start"),
-    )
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The resources one by one in the document's order, made on first use; code that must be fast reads columns."""
+        if not self._views:
+            self._views.append(tuple(_views_of(self)))
+        return self._views[0]
 
 
-def _steps(plan: Fields, resources: list[Any], limits: Fields) -> int:
-    lengths = [shape_of(plan.get("demand"))]
-    lengths += [shape_of(each.get(name)) for each in resources if isinstance(each, dict) for name in _SERIES_FIELDS]
-    lengths.append(shape_of(limits.get("maxGridImport")))
-    steps = plan.whole("horizon", low=1) or next((length for length in lengths if length is not None), 1)
-    if not 1 <= steps <= MAX_STEPS:
-        pointer = "/horizon" if plan.get("horizon") is not None else "/demand"
-        raise InvalidInput(f"a plan has 1 to {MAX_STEPS:,} steps, not {steps:,}", pointer=pointer)
-    return steps
+def _views_of(problem: Problem) -> list[Resource]:
+    views: list[tuple[int, Resource]] = []
+    units, stores, ties, loads = problem.generators, problem.stores, problem.ties, problem.loads
+    names, priority = problem.ids, problem.priority.tolist()
+    for row, place in enumerate(units.place.tolist()):
+        unit = Generator(
+            id=names[place],
+            type=problem.types[place],
+            capacity=_series(units.capacity[row]),
+            availability=_series(units.availability[row]),
+            cost=_series(units.cost[row]),
+            ramp_rate=None if np.isinf(units.ramp[row]).all() else _series(units.ramp[row]),
+            initial_output=None if np.isnan(units.initial[row]) else float(units.initial[row]),
+            emissions=_series(units.emissions[row]) if units.emissions[row].any() else None,
+            min_power=_series(units.min_power[row]),
+            priority=priority[place],
+        )
+        views.append((place, unit))
+    for row, place in enumerate(stores.place.tolist()):
+        store = Storage(
+            id=names[place],
+            capacity=_series(stores.power[row]),
+            energy_capacity=float(stores.energy[row]),
+            cost=_series(stores.cost[row]),
+            min_soc=_series(stores.min_soc[row]),
+            max_soc=_series(stores.max_soc[row]),
+            soc=float(stores.soc[row]),
+            efficiency=float(stores.efficiency[row]),
+            end_soc=float(stores.end_soc[row]),
+            priority=priority[place],
+        )
+        views.append((place, store))
+    for row, place in enumerate(ties.place.tolist()):
+        tie = Grid(
+            id=names[place],
+            capacity=_series(ties.capacity[row]),
+            cost=_series(ties.cost[row]),
+            export_price=_series(ties.export_price[row]) if ties.exports[row] else None,
+            emissions=_series(ties.emissions[row]) if ties.emissions[row].any() else None,
+            priority=priority[place],
+        )
+        views.append((place, tie))
+    for row, place in enumerate(loads.place.tolist()):
+        load = Load(
+            id=names[place],
+            capacity=_series(loads.capacity[row]),
+            availability=_series(loads.availability[row]),
+            cost=_series(loads.cost[row]),
+            priority=priority[place],
+        )
+        views.append((place, load))
+    return [view for _, view in sorted(views, key=lambda each: each[0])]
 
 
-def _constraints(limits: Fields, steps: int) -> Constraints:
-    reserve = limits.get("reserve")
-    if reserve is not None and (not isinstance(reserve, dict) or any(reserve.values())):
-        raise InvalidInput("reserve is not supported yet", pointer="/constraints/reserve")
-    return Constraints(
-        min_renewable=limits.optional_number("minRenewable", high=1),
-        max_cost=limits.optional_number("maxCost"),
-        max_grid_import=limits.optional_series("maxGridImport", steps),
-        max_emissions=limits.optional_number("maxEmissions"),
-    )
-
-
-def _resources(items: list[Any], steps: int) -> tuple[Resource, ...]:
-    read: list[Resource] = []
-    taken: dict[str, int] = {}
-    for index, item in enumerate(items):
-        pointer = at("/resources", index)
-        if not isinstance(item, dict):
-            raise InvalidInput("must be an object", pointer=pointer)
-        kind = item.get("type")
-        if kind not in TYPES:
-            raise InvalidInput(f"type must be one of {', '.join(TYPES)}, not {kind!r}", pointer=f"{pointer}/type")
-        family = "generator" if kind in GENERATOR_TYPES else kind
-        fields = Fields(item, pointer, _FIELDS[family] | _DESCRIPTIVE)
-        name = fields.text("id", f"{kind.upper()}-{index + 1:03d}")
-        if name in taken:
-            raise InvalidInput(f"{name!r} is the id of /resources/{taken[name]} too", pointer=f"{pointer}/id")
-        taken[name] = index
-        if fields.number("minPower", 0.0) > 0:
-            raise InvalidInput("minPower (unit commitment) is not supported yet", pointer=f"{pointer}/minPower")
-        if fields.whole("priority"):
-            raise InvalidInput("priority is not supported yet", pointer=f"{pointer}/priority")
-        read.append(_READERS[family](name, kind, fields, steps))
-    return tuple(read)
-
-
-def _generator(name: str, kind: str, fields: Fields, steps: int) -> Generator:
-    return Generator(
-        id=name,
-        type=kind,
-        capacity=fields.series("capacity", steps, required=True),
-        availability=fields.series("availability", steps, default=1.0, high=1),
-        # a subsidy is a negative cost
-        cost=fields.series("costPerKWh", steps, low=None),
-        ramp_rate=fields.optional_series("rampRate", steps),
-        initial_output=fields.optional_number("initialOutput"),
-        emissions=fields.optional_series("emissionsPerKWh", steps),
-    )
-
-
-def _storage(name: str, _kind: str, fields: Fields, steps: int) -> Storage:
-    store = Storage(
-        id=name,
-        capacity=fields.series("capacity", steps, required=True),
-        energy_capacity=fields.number("energyCapacity"),
-        cost=fields.series("costPerKWh", steps),
-        soc=fields.number("soc", DEFAULT_SOC, high=1),
-        efficiency=fields.number("efficiency", DEFAULT_EFFICIENCY, high=1),
-        min_soc=fields.series("minSoc", steps, high=1),
-        max_soc=fields.series("maxSoc", steps, default=1.0, high=1),
-        end_soc=fields.optional_number("endSoc", high=1),
-    )
-    for field, value in (("energyCapacity", store.energy_capacity), ("efficiency", store.efficiency)):
-        if value == 0:
-            raise InvalidInput("must be above 0", pointer=at(fields.pointer, field))
-    if any(low > high for low, high in zip(store.min_soc, store.max_soc, strict=True)):
-        raise InvalidInput("minSoc must not be above maxSoc", pointer=at(fields.pointer, "minSoc"))
-    return store
-
-
-def _grid(name: str, _kind: str, fields: Fields, steps: int) -> Grid:
-    return Grid(
-        id=name,
-        capacity=fields.series("capacity", steps, required=True),
-        # wholesale prices do go below zero
-        cost=fields.series("costPerKWh", steps, low=None),
-        export_price=fields.optional_series("exportPrice", steps, low=None),
-        emissions=fields.optional_series("emissionsPerKWh", steps),
-    )
-
-
-def _load(name: str, _kind: str, fields: Fields, steps: int) -> Load:
-    return Load(
-        id=name,
-        capacity=fields.series("capacity", steps, required=True),
-        availability=fields.series("availability", steps, default=1.0, high=1),
-        cost=fields.series("costPerKWh", steps),
-    )
-
-
-_READERS: Final[dict[str, Any]] = {"generator": _generator, "storage": _storage, "grid": _grid, "load": _load}
+def _series(row: Floats) -> Series:
+    return tuple(row.tolist())
