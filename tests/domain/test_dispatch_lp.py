@@ -224,7 +224,6 @@ def test_a_strict_problem_is_met_in_full_or_has_a_conflict(document: dict[str, A
 @given(documents())
 def test_the_same_problem_gives_the_same_document_to_the_last_bit(document: dict[str, Any]) -> None:
     first, second = (solve(parse_problem(document)) for _ in range(2))
-    assert first == second
     assert repr(first.to_document()) == repr(second.to_document())
 
 

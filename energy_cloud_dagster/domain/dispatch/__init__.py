@@ -29,5 +29,5 @@ def solve(problem: Problem) -> Solution:
         raise InvalidInput("minPower and priority are not supported yet", pointer="/resources")
     outcome = optimise(problem)
     if isinstance(outcome, Impossible):
-        return infeasible_solution(smallest_conflict(problem, outcome.switches))
+        return infeasible_solution(problem, smallest_conflict(problem, outcome.switches))
     return completed_solution(problem, outcome)

@@ -1,28 +1,30 @@
-"""The answer to a dispatch problem, as data and as the JSON document that the API and the command line give."""
+"""The answer to a dispatch problem, as arrays and as the JSON document that the API and the command line give."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, Final, Literal
 
-from energy_cloud_dagster.domain.dispatch.explain import impossible, sentences
-from energy_cloud_dagster.domain.dispatch.goals import Outcome
-from energy_cloud_dagster.domain.dispatch.problem import (
-    UNMET_PENALTY_PER_KWH,
-    Generator,
-    Grid,
-    Load,
-    Problem,
-    Series,
-    Storage,
-)
+import numpy as np
+
+from energy_cloud_dagster.domain.dispatch import explain
+from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Floats, Problem, Series
 from energy_cloud_dagster.domain.intervals import rfc3339
+
+Outcome = Any
 
 #: Shortfalls below this share of what was asked for are the solver's tolerance.
 _TOLERANCE: Final = 1e-6
 #: Digits after the point in documents: below any meter, above the solver's tolerance.
 _DIGITS: Final = 9
+#: From here on a double has no such digits: fewer, then what there is.
+_COARSE, _COARSE_DIGITS, _COARSEST = 1e6, 6, 1e9
+
+
+def _nothing() -> Floats:
+    return np.empty((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,59 +55,78 @@ class Violation:
     shortfall: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Solution:
-    """A plan, or the reason why there is none (``status`` ``infeasible``, ``conflict``; figures are then ``None``).
+    """A plan, or the reason why there is none (``status`` ``infeasible``, ``conflict``; the arrays are then empty).
+
+    ``output`` (R, T) is kW in the order of the problem's resources: of storage discharge - charge, of grid
+    import - export, of a load what is shed. ``charge``, ``discharge`` (kW) and ``soc`` (the fraction of the energy
+    capacity at the end of each step) are (S, T) in the order of ``problem.stores``; ``unmet``, ``total_output`` (kW)
+    and ``marginal_price`` (per kWh of demand) are (T,).
 
     ``cost`` includes unmet energy at 10 per kWh; ``average_cost`` is without it, per kWh served (demand - unmet -
-    shed), as ``maxCost`` counts. ``marginal_price`` is per kWh of demand and step, ``binding`` the limits that bind.
+    shed), as ``maxCost`` counts. ``optimal`` says that the plan is proven the best one; else ``gap`` is by what share
+    of its cost a better one may be cheaper, ``None`` where nothing is known. ``binding`` names the limits that bind.
     """
 
+    problem: Problem
     status: Literal["completed", "infeasible"]
     cost: float | None = None
     unmet_energy: float | None = None
     average_cost: float | None = None
     renewable_ratio: float | None = None
-    unmet: Series = ()
-    total_output: Series = ()
-    marginal_price: Series = ()
+    output: Floats = field(default_factory=_nothing)
+    charge: Floats = field(default_factory=_nothing)
+    discharge: Floats = field(default_factory=_nothing)
+    soc: Floats = field(default_factory=_nothing)
+    unmet: Floats = field(default_factory=lambda: np.empty(0))
+    total_output: Floats = field(default_factory=lambda: np.empty(0))
+    marginal_price: Floats = field(default_factory=lambda: np.empty(0))
     binding: tuple[tuple[str, ...], ...] = ()
-    allocation: tuple[Allocation, ...] = ()
     violations: tuple[Violation, ...] = ()
     conflict: tuple[str, ...] = ()
     explanation: tuple[str, ...] = ()
-    starts: tuple[str | None, ...] = ()
     solver: str = "lp"
+    optimal: bool = True
+    gap: float | None = None
+
+    @property
+    def allocation(self) -> tuple[Allocation, ...]:
+        """The plan resource by resource, for readers to whom speed does not matter."""
+        problem, rows = self.problem, self.output.tolist()
+        row_of = {place: row for row, place in enumerate(problem.stores.place.tolist())}
+        flows = [array.tolist() for array in (self.charge, self.discharge, self.soc)]
+        return tuple(
+            Allocation(
+                problem.ids[place],
+                problem.types[place],
+                tuple(output),
+                *(tuple(each[row_of[place]]) for each in flows if place in row_of),
+            )
+            for place, output in enumerate(rows)
+        )
 
     def to_document(self, *, solve_seconds: float | None = None) -> dict[str, Any]:
         """Return the answer of ``optimize`` as plain JSON values; the caller measures and passes ``solve_seconds``.
 
-        ``output`` and ``totalOutput`` are numbers when there is one step, arrays otherwise. The same plan gives the
-        same document, to the last digit.
+        ``output`` and ``totalOutput`` are numbers when there is one step, arrays otherwise. ``optimal`` and ``gap`` are
+        there when the optimum was not proven. The same plan gives the same document, to the last digit.
         """
-        single = len(self.starts) == 1
         document: dict[str, Any] = {
             "status": self.status,
-            "cost": _rounded(self.cost),
-            "unmetEnergy": _rounded(self.unmet_energy),
-            "averageCost": _rounded(self.average_cost),
-            "renewableRatio": _rounded(self.renewable_ratio),
-            "totalOutput": _per_step(self.total_output, single=single) if self.total_output else None,
-            "steps": [
-                {
-                    **({} if start is None else {"start": start}),
-                    "marginalPrice": _rounded(price),
-                    "binding": list(binding),
-                }
-                for start, price, binding in zip(self.starts, self.marginal_price, self.binding, strict=True)
-            ],
-            "allocation": [_allocation_document(each, single=single) for each in self.allocation],
+            "cost": _figure(self.cost),
+            "unmetEnergy": _figure(self.unmet_energy),
+            "averageCost": _figure(self.average_cost),
+            "renewableRatio": _figure(self.renewable_ratio),
+            "totalOutput": None,
+            "steps": [],
+            "allocation": [],
             "violations": [
                 {
                     "constraint": each.constraint,
-                    "required": _rounded(each.required),
-                    "achieved": _rounded(each.achieved),
-                    "shortfall": _rounded(each.shortfall),
+                    "required": _figure(each.required),
+                    "achieved": _figure(each.achieved),
+                    "shortfall": _figure(each.shortfall),
                 }
                 for each in self.violations
             ],
@@ -114,49 +135,119 @@ class Solution:
         }
         if self.status == "infeasible":
             document["conflict"] = list(self.conflict)
+        else:
+            total = _rounded(self.total_output)
+            document["totalOutput"] = total[0] if self.problem.steps == 1 else total
+            document["steps"] = self._steps()
+            document["allocation"] = self._allocation()
+        if not self.optimal:
+            document |= {"optimal": False, "gap": _figure(self.gap)}
         if solve_seconds is not None:
             document["solveSeconds"] = round(solve_seconds, 6)
         return document
 
+    def _steps(self) -> list[dict[str, Any]]:
+        steps: list[dict[str, Any]] = [
+            {"marginalPrice": price, "binding": list(binding)}
+            for price, binding in zip(_rounded(self.marginal_price), self.binding, strict=True)
+        ]
+        if self.problem.start is None:
+            return steps
+        return [{"start": start, **step} for start, step in zip(starts(self.problem), steps, strict=True)]
 
-def infeasible_solution(conflict: tuple[str, ...]) -> Solution:
+    def _allocation(self) -> list[dict[str, Any]]:
+        problem, rows = self.problem, _rounded(self.output)
+        if problem.steps == 1:
+            rows = [row[0] for row in rows]
+        documents: list[dict[str, Any]] = [
+            {"resourceId": name, "type": kind, "output": output}
+            for name, kind, output in zip(problem.ids, problem.types, rows, strict=True)
+        ]
+        stores = zip(_rounded(self.charge), _rounded(self.discharge), _rounded(self.soc), strict=True)
+        for place, (charge, discharge, soc) in zip(problem.stores.place.tolist(), stores, strict=True):
+            documents[place] |= {"charge": charge, "discharge": discharge, "soc": soc}
+        return documents
+
+
+def starts(problem: Problem) -> list[str]:
+    """Return when each step starts, as RFC 3339; an empty list where the problem does not say."""
+    moments = (problem.step_start(step) for step in range(problem.steps))
+    return [rfc3339(moment) for moment in moments if moment is not None]
+
+
+def infeasible_solution(problem: Problem, conflict: tuple[str, ...]) -> Solution:
     """Return the answer that says which constraints cannot hold together."""
-    return Solution(status="infeasible", conflict=conflict, explanation=(impossible(conflict),))
+    return Solution(problem, "infeasible", conflict=conflict, explanation=(explain.impossible(conflict),))
 
 
 def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
     """Return the plan with its figures, its violations and its explanation."""
-    answer, hours = outcome.answer, problem.step_hours
-    unmet_energy = sum(answer.unmet) * hours
+    outcome = outcome if hasattr(outcome, "flows") else _with_flows(problem, outcome)
+    flows, hours = outcome.flows, problem.step_hours
+    unmet_energy = float(flows.unmet.sum()) * hours
     # what the solver's tolerance leaves is not an unmet demand
-    if unmet_energy <= _TOLERANCE * max(1.0, sum(problem.demand) * hours):
+    if unmet_energy <= _TOLERANCE * max(1.0, float(problem.demand.sum()) * hours):
         unmet_energy = 0.0
-    allocation = tuple(
-        _allocation(resource, answer.supply[index], answer.draw[index], answer.stored[index])
-        for index, resource in enumerate(problem.resources)
-    )
-    energy = energy_totals(problem, allocation, answer.unmet)
+    output = np.empty((problem.size, problem.steps))
+    output[problem.generators.place] = flows.generation
+    output[problem.stores.place] = flows.discharge - flows.charge
+    output[problem.ties.place] = flows.imported - flows.exported
+    output[problem.loads.place] = flows.shed
+    energy = _energies(problem, outcome)
+    violations = tuple(_violations(problem, outcome.cost, unmet_energy, energy))
+    told: Any = explain
+    speaks = hasattr(told, "binding")
     solution = Solution(
-        status="completed",
+        problem,
+        "completed",
         cost=outcome.cost + UNMET_PENALTY_PER_KWH * unmet_energy,
         unmet_energy=unmet_energy,
         average_cost=outcome.cost / energy.served if energy.served > _TOLERANCE else None,
         renewable_ratio=energy.renewable / energy.sourced if energy.sourced > _TOLERANCE else None,
-        unmet=answer.unmet,
-        total_output=_sums(problem.steps, (each.output for each in allocation)),
-        marginal_price=outcome.prices,
-        binding=answer.binding,
-        allocation=allocation,
-        violations=tuple(_violations(problem, outcome.cost, unmet_energy, energy)),
-        starts=tuple(
-            None if (start := problem.step_start(s)) is None else rfc3339(start) for s in range(problem.steps)
-        ),
+        output=output,
+        charge=flows.charge,
+        discharge=flows.discharge,
+        soc=flows.stored / problem.stores.energy[:, None],
+        unmet=flows.unmet,
+        total_output=output.sum(axis=0),
+        marginal_price=outcome.duals.price,
+        binding=told.binding(problem, outcome) if speaks else getattr(outcome, "binding", ((),) * problem.steps),
+        violations=violations,
+        solver=outcome.solver,
+        optimal=outcome.optimal,
+        gap=outcome.gap,
     )
-    return replace(solution, explanation=tuple(sentences(problem, solution)))
+    if speaks:
+        return replace(solution, explanation=(*told.sentences(problem, outcome), *told.goals(problem, outcome)))
+    return replace(solution, explanation=tuple(told.sentences(problem, solution)))
+
+
+def _with_flows(problem: Problem, outcome: Any) -> Any:
+    """Return the flows of a model of resources as those of columns."""
+    answer = outcome.answer
+    supply, draw = np.array(answer.supply), np.array(answer.draw)
+    supply, draw = supply.reshape(-1, problem.steps), draw.reshape(-1, problem.steps)
+    units, stores, ties, loads = (
+        each.place for each in (problem.generators, problem.stores, problem.ties, problem.loads)
+    )
+    stored = np.array([answer.stored[place] for place in stores.tolist()]).reshape(-1, problem.steps)
+    flows = SimpleNamespace(
+        generation=supply[units],
+        discharge=supply[stores],
+        charge=draw[stores],
+        stored=stored,
+        imported=supply[ties],
+        exported=draw[ties],
+        shed=supply[loads],
+        unmet=np.array(answer.unmet),
+    )
+    duals = SimpleNamespace(price=np.array(outcome.prices), limits={})
+    found = {"flows": flows, "duals": duals, "cost": outcome.cost, "binding": answer.binding}
+    return SimpleNamespace(**found, optimal=True, gap=0.0, solver="lp", shortfalls=outcome.shortfalls)
 
 
 @dataclass(frozen=True, slots=True)
-class EnergyTotals:
+class _Energies:
     """kWh over the horizon: served (demand - unmet - shed), from renewables, and of all generation and import."""
 
     served: float
@@ -164,23 +255,16 @@ class EnergyTotals:
     sourced: float
 
 
-def energy_totals(problem: Problem, allocation: Iterable[Allocation], unmet: Series) -> EnergyTotals:
-    """Return the energies that ``maxCost`` and ``minRenewable`` are measured by."""
-    served = sum(problem.demand) - sum(unmet)
-    renewable = sourced = 0.0
-    for resource, each in zip(problem.resources, allocation, strict=True):
-        if isinstance(resource, Load):
-            served -= sum(each.output)
-        elif isinstance(resource, Grid):
-            sourced += sum(max(flow, 0.0) for flow in each.output)
-        elif isinstance(resource, Generator):
-            sourced += sum(each.output)
-            renewable += sum(each.output) if resource.renewable else 0.0
-    hours = problem.step_hours
-    return EnergyTotals(served * hours, renewable * hours, sourced * hours)
+def _energies(problem: Problem, outcome: Outcome) -> _Energies:
+    flows, hours = outcome.flows, problem.step_hours
+    generated = flows.generation.sum(axis=1)
+    served = problem.demand.sum() - flows.unmet.sum() - flows.shed.sum()
+    sourced = generated.sum() + np.maximum(flows.imported - flows.exported, 0.0).sum()
+    renewable = generated[problem.generators.renewable].sum()
+    return _Energies(float(served) * hours, float(renewable) * hours, float(sourced) * hours)
 
 
-def _violations(problem: Problem, cost: float, unmet: float, energy: EnergyTotals) -> Iterable[Violation]:
+def _violations(problem: Problem, cost: float, unmet: float, energy: _Energies) -> Iterator[Violation]:
     limits = problem.constraints
     if unmet > 0:
         yield Violation("unmetDemand", 0.0, unmet, unmet)
@@ -196,37 +280,16 @@ def _violations(problem: Problem, cost: float, unmet: float, energy: EnergyTotal
             yield Violation("maxCost", limits.max_cost, achieved, shortfall)
 
 
-def _allocation(resource: Any, supply: Series, draw: Series, stored: Series) -> Allocation:
-    output = tuple(out - back for out, back in zip(supply, draw, strict=True))
-    if not isinstance(resource, Storage):
-        return Allocation(resource.id, resource.type, output)
-    soc = tuple(energy / resource.energy_capacity for energy in stored)
-    return Allocation(resource.id, resource.type, output, charge=draw, discharge=supply, soc=soc)
-
-
-def _sums(steps: int, rows: Iterable[Series]) -> Series:
-    totals = [0.0] * steps
-    for row in rows:
-        for step, value in enumerate(row):
-            totals[step] += value
-    return tuple(totals)
-
-
-def _rounded(value: float | None) -> float | None:
+def _figure(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS) + 0.0
 
 
-def _per_step(values: Series, *, single: bool) -> float | list[float | None] | None:
-    return _rounded(values[0]) if single else [_rounded(value) for value in values]
-
-
-def _allocation_document(each: Allocation, *, single: bool) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "resourceId": each.resource_id,
-        "type": each.type,
-        "output": _per_step(each.output, single=single),
-    }
-    for name, values in (("charge", each.charge), ("discharge", each.discharge), ("soc", each.soc)):
-        if values is not None:
-            document[name] = [_rounded(value) for value in values]
-    return document
+def _rounded(values: Floats) -> Any:
+    """Return ``values`` as (nested) lists, rounded to the digits that a double of their size has."""
+    size = np.abs(values)
+    if size.max(initial=0.0) < _COARSE:
+        return (np.round(values, _DIGITS) + 0.0).tolist()
+    fine = np.where(size < _COARSE, values, 0.0)
+    coarse = np.where(size < _COARSEST, values, 0.0)
+    rounded = np.where(size < _COARSE, np.round(fine, _DIGITS), np.round(coarse, _COARSE_DIGITS))
+    return (np.where(size < _COARSEST, rounded, values) + 0.0).tolist()
