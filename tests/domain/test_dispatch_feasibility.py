@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from energy_cloud_dagster.domain.dispatch import Problem, Solution, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
+from energy_cloud_dagster.domain.dispatch.solution import Violation
 
 DOCUMENT: dict[str, Any] = {
     "demand": [60, 80],
@@ -77,20 +79,25 @@ def test_a_broken_plan_is_named(
 
 
 def test_a_plan_of_another_shape_is_named(problem: Problem, solution: Solution) -> None:
-    assert "wrong length" in violations_of(problem, replace(solution, output=solution.output[:, :1]))[0]
-    assert "in order" in violations_of(problem, replace(solution, output=solution.output[:3]))[0]
+    for name, values in (("output", solution.output[:, :1]), ("output", solution.output[:3]), ("unmet", np.zeros(3))):
+        assert violations_of(problem, replace(solution, **{name: values}))[0].startswith(f"{name} has the wrong shape")
+    other = parse_problem({**DOCUMENT, "resources": DOCUMENT["resources"][::-1]})
+    assert "in order" in violations_of(other, solution)[0]
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"unmet": (70.0, 0.0)}, "outside 0 to 60"),
-        ({"unmet": (-1.0, 0.0)}, "outside 0 to 60"),
-        ({"unmet": (1.0, 0.0)}, "unmetDemand falls short and is not named"),
-        ({"total_output": (1.0, 2.0)}, "not the sum"),
+        ({"unmet": np.array([70.0, 0.0])}, "outside 0 to 60"),
+        ({"unmet": np.array([-1.0, 0.0])}, "outside 0 to 60"),
+        ({"unmet": np.array([1.0, 0.0])}, "unmetDemand falls short and is not named"),
+        ({"total_output": np.array([1.0, 2.0])}, "not the sum"),
         ({"cost": 1.0}, "is not"),
         ({"unmet_energy": 3.0}, "unmet energy"),
         ({"renewable_ratio": 0.9}, "renewable ratio"),
+        ({"average_cost": 0.9}, "average cost"),
+        ({"violations": (Violation("maxCost", 0.5, 0.6, 7.0),)}, "short, not 7"),
+        ({"violations": (Violation("comfort", 1.0, 0.0, 1.0),)}, "nobody asked"),
     ],
 )
 def test_a_misreported_plan_is_named(problem: Problem, solution: Solution, fields: dict[str, Any], says: str) -> None:
@@ -108,3 +115,92 @@ def test_an_infeasible_answer_names_a_conflict_and_has_no_plan(problem: Problem,
     assert violations_of(problem, Solution(problem, status="infeasible", conflict=("demand",))) == []
     assert violations_of(problem, Solution(problem, status="infeasible")) != []
     assert violations_of(problem, replace(solution, status="infeasible", conflict=("demand",))) != []
+
+
+# -- minimum power and reserves, by hand: 40 kW of CHP at full power, 10 kW of grid, a battery at rest and half full
+
+HOUR: dict[str, Any] = {
+    "demand": 50,
+    "resources": [
+        {"id": "C", "type": "chp", "capacity": 40, "costPerKWh": 0.1},
+        {"id": "B", "type": "storage", "capacity": 10, "energyCapacity": 40, "soc": 0.5, "efficiency": 0.81,
+         "costPerKWh": 1},
+        {"id": "G", "type": "grid", "capacity": 90, "costPerKWh": 0.2},
+    ],
+}  # fmt: skip
+
+
+def hour(constraints: dict[str, Any] | None = None, **fields: dict[str, Any]) -> dict[str, Any]:
+    resources = [{**each, **fields.get(each["id"], {})} for each in HOUR["resources"]]
+    return {**HOUR, "resources": resources, "constraints": constraints or {}}
+
+
+@pytest.mark.parametrize(
+    ("side", "held", "constraints", "fields"),
+    [
+        ("up", 0 + 10 + 80, {}, {}),
+        ("up", 0 + 10 + (30 - 10), {"maxGridImport": 30}, {}),
+        ("up", 0 + 0.05 * 40 * 0.9 + 80, {}, {"B": {"minSoc": 0.45}}),
+        ("down", 40 + 10 + 10, {}, {}),
+        ("down", 5 + 10 + 10, {}, {"C": {"rampRate": 5}}),
+        ("down", 25 + 10 + 10, {}, {"C": {"minPower": 15}}),
+        ("down", 40 + 0.02 * 40 / 0.9 + 10, {}, {"B": {"maxSoc": 0.52}}),
+        ("down", 40 + 10 + 10 + 90, {}, {"G": {"exportPrice": 0.01}}),
+        # with dear fuel the unit is off: what has a minimum power cannot be counted on
+        ("up", 40 + 10 + 40, {}, {"C": {"costPerKWh": 0.3}}),
+        ("up", 7 + 10 + 40, {}, {"C": {"costPerKWh": 0.3, "rampRate": 7}}),
+        ("up", 0 + 10 + 40, {}, {"C": {"costPerKWh": 0.3, "minPower": 15}}),
+        ("down", 0 + 10 + 50, {}, {"C": {"costPerKWh": 0.3, "minPower": 15}}),
+    ],
+)
+def test_the_reserve_that_a_plan_holds_is_known_to_the_kilowatt(
+    side: str, held: float, constraints: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    free = {name: {k: v for k, v in each.items() if k != "minPower"} for name, each in fields.items()}
+    solution = solve(parse_problem(hour(constraints, **free)))
+    for asked, faults in ((held - 0.01, 0), (held + 0.01, 1)):
+        problem = parse_problem(hour({**constraints, "reserve": {side: asked}}, **fields))
+        found = violations_of(problem, solution)
+        assert len(found) == faults, found
+        assert all(f"reserved {side}" in each for each in found)
+
+
+@pytest.mark.parametrize(("output", "passes"), [((0.0, 30.0), True), ((15.0, 0.0), True), ((10.0, 0.0), False)])
+def test_a_unit_is_off_or_above_its_minimum(output: tuple[float, ...], passes: bool) -> None:
+    grid = {"id": "G", "type": "grid", "capacity": 90}
+    base = {"demand": [60, 60], "resources": [{"id": "C", "type": "chp", "capacity": 40}, grid]}
+    solution = solve(parse_problem(base))
+    for index, flows in ((0, output), (1, tuple(60 - each for each in output))):
+        solution = changed(solution, index, output=flows)
+    solution = replace(solution, total_output=np.full(2, 60.0), renewable_ratio=0.0)
+    with_minimum = parse_problem({**base, "resources": [{**base["resources"][0], "minPower": 15}, grid]})  # type: ignore[dict-item]
+    found = violations_of(with_minimum, solution)
+    assert (found == []) == passes
+    assert all("neither 0 nor at least 15" in each for each in found)
+
+
+def test_a_unit_whose_limit_is_below_its_minimum_stays_off() -> None:
+    document = {"demand": [10, 10], "resources": [{"id": "W", "type": "wind", "capacity": 10}]}
+    solution = solve(parse_problem(document))
+    asked = {"id": "W", "type": "wind", "capacity": 10, "availability": [1, 0.4], "minPower": 5}
+    problem = parse_problem({**document, "resources": [asked]})
+    low = changed(solution, 0, output=(10.0, 4.0))
+    assert any("neither 0 nor at least 5" in each for each in violations_of(problem, low))
+
+
+def test_ten_thousand_resources_are_judged_cell_by_cell() -> None:
+    """One wrong cell among 240,000 is named, and nothing else."""
+    steps, count = 24, 10_000
+    resources = [{"id": f"S-{n}", "type": "solar", "capacity": 1, "costPerKWh": n} for n in range(count)]
+    problem = parse_problem({"demand": [float(count)] * steps, "resources": resources})
+    full = np.ones((count, steps))
+    none, total = np.empty((0, steps)), float(sum(range(count)) * steps)
+    solution = Solution(
+        problem, "completed", cost=total, unmet_energy=0.0, average_cost=total / full.sum(), renewable_ratio=1.0,
+        output=full, charge=none, discharge=none, soc=none, unmet=np.zeros(steps), total_output=full.sum(axis=0),
+    )  # fmt: skip
+    assert violations_of(problem, solution) == []
+    wrong = full.copy()
+    wrong[7000:7002, 23] = 1.5, 0.5
+    found = violations_of(problem, replace(solution, output=wrong, cost=total - 0.5))
+    assert found == ["S-7000 step 23: 1.5 is outside 0 to 1"]

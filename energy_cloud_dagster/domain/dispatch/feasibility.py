@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -24,7 +23,7 @@ def violations_of(problem: Problem, solution: Solution) -> list[str]:
     is not judged.
     """
     if solution.status == "infeasible":
-        named = bool(solution.conflict) and not solution.allocation
+        named = bool(solution.conflict) and not solution.output.size
         return [] if named else ["an infeasible answer names its conflict and carries no plan"]
     plan = _read(problem, solution)
     if isinstance(plan, str):
@@ -54,22 +53,22 @@ class _Plan:
 
 def _read(problem: Problem, solution: Solution) -> _Plan | str:
     """Return the plan as arrays, or what makes it unreadable."""
-    rows = solution.allocation
-    if [(each.resource_id, each.type) for each in rows] != list(zip(problem.ids, problem.types, strict=True)):
+    if (solution.problem.ids, solution.problem.types) != (problem.ids, problem.types):
         return "the allocation does not list the problem's resources in order"
-    flows = []
-    for place in problem.stores.place.tolist():
-        each = rows[place]
-        if each.charge is None or each.discharge is None or each.soc is None:
-            return f"{each.resource_id}: charge, discharge and soc are missing"
-        flows.append((each.charge, each.discharge, each.soc))
-    series = [solution.unmet, solution.total_output, *(each.output for each in rows)]
-    series += chain.from_iterable(flows)
-    if any(len(each) != problem.steps for each in series) or not np.isfinite(np.array(series, dtype=float)).all():
-        return "a series has the wrong length or a value that is not finite"
-    charge, discharge, soc = np.array(flows, dtype=float).reshape(-1, 3, problem.steps).transpose(1, 0, 2)
-    output = np.array([each.output for each in rows], dtype=float).reshape(-1, problem.steps)
-    return _Plan(output, charge, discharge, soc, np.array(solution.unmet, dtype=float))
+    stores, steps = problem.stores.place.size, problem.steps
+    wanted = {
+        "output": (problem.size, steps),
+        "charge": (stores, steps),
+        "discharge": (stores, steps),
+        "soc": (stores, steps),
+        "unmet": (steps,),
+        "total_output": (steps,),
+    }
+    for name, shape in wanted.items():
+        values = getattr(solution, name)
+        if values.shape != shape or not np.isfinite(values).all():
+            return f"{name} has the wrong shape or a value that is not finite"
+    return _Plan(solution.output, solution.charge, solution.discharge, solution.soc, solution.unmet)
 
 
 # -- comparisons
@@ -237,7 +236,7 @@ def _reported(problem: Problem, plan: _Plan, solution: Solution) -> Iterator[str
     hours, limits, units = problem.step_hours, problem.constraints, problem.generators
     total = plan.output.sum(axis=0)
     scale = np.abs(plan.output).max(axis=0, initial=0.0)
-    for step in np.flatnonzero(_above(np.abs(np.array(solution.total_output) - total), 0.0, scale)).tolist():
+    for step in np.flatnonzero(_above(np.abs(solution.total_output - total), 0.0, scale)).tolist():
         yield f"step {step}: the total output is not the sum of the outputs"
 
     cost, demand, unmet = _cost(problem, plan), float(problem.demand.sum()) * hours, float(plan.unmet.sum()) * hours
