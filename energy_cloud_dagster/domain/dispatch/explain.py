@@ -1,66 +1,191 @@
-"""A plan in sentences that an operator reads: who meets the demand of a step, what binds, what one more kWh costs."""
+"""A plan in sentences that an operator reads: who meets the demand of a step and why, what one more kWh costs.
+
+All of it is read from the flows and the duals of the plan. Figures are taken over whole arrays, so that ten thousand
+resources cost little; a plan of many resources is told by sums per type and the largest of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from energy_cloud_dagster.domain.dispatch.problem import Problem
+import numpy as np
+
+from energy_cloud_dagster.domain.dispatch.outlook import goals
+from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE, Reasons
+from energy_cloud_dagster.domain.dispatch.wording import NAMED, Clock, Units, listed
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.solution import Allocation, Solution
+    from energy_cloud_dagster.domain.dispatch.flows import Flows, Outcome
+    from energy_cloud_dagster.domain.dispatch.problem import Floats, IntArray, Problem
 
-#: Resources named in a sentence; the rest is counted.
-_NAMED: Final = 4
+__all__ = ["binding", "goals", "impossible", "sentences"]
+
+#: Powers below this share of the largest are the solver's tolerance.
+_NOTHING: Final = 1e-6
+#: Up to this many resources are told by name, more by type.
+_BY_NAME: Final = 30
+#: The verbs of what flows out of a resource (into it), by type; generators give.
 _VERBS: Final = {
     "storage": ("discharges", "charges"),
     "grid": ("imports", "exports"),
     "load": ("sheds", "sheds"),
 }
+_GIVES: Final = ("gives", "gives")
 
 
-def sentences(problem: Problem, solution: Solution) -> Iterator[str]:
-    """Yield one sentence per step of a completed plan, in order."""
-    for step in range(problem.steps):
-        start = problem.step_start(step)
-        when = f"Step {step + 1}" if start is None else start.strftime("%Y-%m-%d %H:%M UTC")
-        parts = [_sources(solution.allocation, step)]
-        if solution.unmet[step] > 1e-6 * max(1.0, problem.demand[step]):
-            parts.append(f"{_power(solution.unmet[step])} stays unmet")
-        if solution.binding[step]:
-            binding = solution.binding[step]
-            verb = "binds" if len(binding) == 1 else "bind"
-            parts.append(f"{_listed(binding)} {verb}")
-        parts.append(f"one more kWh would cost {solution.marginal_price[step]:.6g}")
-        yield f"{when}: for {_power(problem.demand[step])} of demand {'; '.join(parts)}."
+def binding(problem: Problem, outcome: Outcome) -> tuple[tuple[str, ...], ...]:
+    """Return the names of the limits that bind in each step: those of the resources in order, then the plan's.
+
+    A limit binds where one more unit of it would save something; names are the fields of the document, such as
+    ``BAT-1.capacity`` (``availability`` where that is below 1), ``GAS-1.rampRate`` or ``maxGridImport``.
+    """
+    if (known := getattr(outcome, "binding", None)) is not None:
+        return known  # type: ignore[no-any-return]
+    limits, steps = outcome.duals.limits, problem.steps
+    floor = DUAL_TOLERANCE * problem.step_hours
+    rows = [row for row in _rows(problem, limits) if row[0].size]
+    found: list[list[str]] = [[] for _ in range(steps)]
+    if rows:
+        places = np.concatenate([place for _, place, _ in rows])
+        suffixes = [suffix for values, _, suffix in rows for _ in range(len(values))]
+        order = np.argsort(places, kind="stable")
+        at, ranks = (np.concatenate([values for values, _, _ in rows])[order] > floor).T.nonzero()
+        own = zip(places[order].tolist(), order.tolist(), strict=True)
+        names = [f"{problem.ids[place]}.{suffixes[row]}" for place, row in own]
+        for step, rank in zip(at.tolist(), ranks.tolist(), strict=True):
+            found[step].append(names[rank])
+    for dual, name in (("maxGridImport",) * 2, ("reserveUp", "reserve.up"), ("reserveDown", "reserve.down")):
+        if dual in limits:
+            for step in (limits[dual] > floor).nonzero()[0].tolist():
+                found[step].append(name)
+    whole = [name for name in ("maxEmissions", "minRenewable", "maxCost") if limits.get(name, 0.0) > DUAL_TOLERANCE]
+    return tuple((*each, *whole) for each in found)
+
+
+def _rows(problem: Problem, limits: Mapping[str, Floats]) -> Iterator[tuple[Floats, IntArray, str]]:
+    """Yield the values (n, T) of each kind of limit, per kW and step, whose they are and the document's name of it."""
+    units, stores, ties, hours = problem.generators, problem.stores, problem.ties, problem.step_hours
+    # a limit of nothing, such as that of the sun at night, binds nobody
+    for name, family in (("generation", units), ("shed", problem.loads)):
+        if name in limits:
+            derated = family.availability < 1
+            yield limits[name] * (~derated & (family.limit > 0)), family.place, "capacity"
+            yield limits[name] * (derated & (family.limit > 0)), family.place, "availability"
+    # one capacity bounds both directions
+    for one, other, most, place in (
+        ("discharge", "charge", stores.power, stores.place),
+        ("import", "export", ties.capacity, ties.place),
+    ):
+        if one in limits:
+            yield np.maximum(limits[one], limits[other]) * (most > 0), place, "capacity"
+    for name, suffix in (("ramp", "rampRate"), ("minPower", "minPower")):
+        if name in limits:
+            yield limits[name], units.place, suffix
+    # these are worth something per kWh
+    for name, suffix in (("full", "maxSoc"), ("empty", "minSoc")):
+        if name in limits:
+            yield limits[name] * hours, stores.place, suffix
+    if "endSoc" in limits:
+        last = np.zeros((len(stores.place), problem.steps))
+        last[:, -1] = limits["endSoc"] * hours
+        yield last, stores.place, "endSoc"
+
+
+def sentences(problem: Problem, outcome: Outcome) -> Iterator[str]:
+    """Yield one sentence per step of a plan, in order."""
+    flows, demand = outcome.flows, problem.demand.tolist()
+    net = _net(problem, flows)
+    peak = max(float(np.abs(net).max(initial=0.0)), max(demand, default=0.0))
+    nothing, units, clock = _NOTHING * max(1.0, peak), Units(peak), Clock(problem)
+    reasons = Reasons(problem, outcome, units, clock, nothing)
+    tell = _ByName(problem, net, units, nothing) if problem.size <= _BY_NAME else _ByType(problem, net, units, nothing)
+    for step, unmet in enumerate(flows.unmet.tolist()):
+        store = reasons.store(step)
+        parts = tell.sources(step, None if store is None else store[0])
+        if store is not None:
+            parts.append(store[1])
+        if unmet > nothing:
+            parts.append(f"{units.power(unmet)} stays unmet")
+        parts += reasons.clauses(step)
+        parts.append(reasons.price_clause(step, unmet=unmet > nothing))
+        yield f"{clock.name(step)}: for {units.power(demand[step])} of demand {'; '.join(parts)}."
 
 
 def impossible(conflict: Sequence[str]) -> str:
     """Return the sentence for a problem without a plan."""
     if len(conflict) == 1:
         return f"No plan can keep {conflict[0]}, even with every other constraint left out."
-    return f"No plan can keep {_listed(conflict)} together; relax one of them."
+    return f"No plan can keep {listed(conflict)} together; relax one of them."
 
 
-def _sources(allocation: Sequence[Allocation], step: int) -> str:
-    active = [each for each in allocation if abs(each.output[step]) > 1e-6]
-    # the largest first; sorted() is stable, so that equals keep the order of the problem
-    active.sort(key=lambda each: -abs(each.output[step]))
-    if not active:
-        return "nothing runs"
-    return _listed([f"{each.resource_id} {_verb(each, step)} {_power(abs(each.output[step]))}" for each in active])
+def _net(problem: Problem, flows: Flows) -> Floats:
+    """Return what each resource gives (R, T) in the document's order: storage and grid less what they take (kW)."""
+    net = np.empty((problem.size, problem.steps))
+    net[problem.generators.place] = flows.generation
+    net[problem.stores.place] = flows.discharge - flows.charge
+    net[problem.ties.place] = flows.imported - flows.exported
+    net[problem.loads.place] = flows.shed
+    return net
 
 
-def _verb(each: Allocation, step: int) -> str:
-    forward, backward = _VERBS.get(each.type, ("gives", "gives"))
-    return forward if each.output[step] > 0 else backward
+class _ByName:
+    """Who gives what, the largest first, each by its name."""
+
+    def __init__(self, problem: Problem, net: Floats, units: Units, nothing: float) -> None:
+        self._units = units
+        self._said = [
+            [f"{name} {verb}" for verb in _VERBS.get(kind, _GIVES)]
+            for name, kind in zip(problem.ids, problem.types, strict=True)
+        ]
+        size = np.abs(net)
+        # one more than is named, as the store that is told apart may be among them; equals keep their order
+        first = np.argsort(-size, axis=0, kind="stable")[: NAMED + 1]
+        self._first = first.T.tolist()
+        self._net = net[first, np.arange(net.shape[1])].T.tolist()
+        self._active = (size > nothing).sum(axis=0).tolist()
+
+    def sources(self, step: int, told: int | None) -> list[str]:
+        """Return the part of a sentence on everything but the resource ``told``, which speaks for itself."""
+        active = self._active[step] - (told is not None)
+        if not active:
+            return [] if told is not None else ["nothing runs"]
+        power, places, flows = self._units.power, self._first[step], self._net[step]
+        ranks = [rank for rank in range(min(active, NAMED) + (told is not None)) if places[rank] != told]
+        names = [f"{self._said[places[rank]][flows[rank] < 0]} {power(abs(flows[rank]))}" for rank in ranks[:NAMED]]
+        return [listed(names, active - len(names))]
 
 
-def _power(kilowatts: float) -> str:
-    return f"{kilowatts:,.1f}".removesuffix(".0") + " kW"
+class _ByType:
+    """Who gives what, summed over all resources of a type, and the largest of all."""
 
+    def __init__(self, problem: Problem, net: Floats, units: Units, nothing: float) -> None:
+        self._problem, self._units = problem, units
+        self._groups: list[tuple[str, list[float], list[int]]] = []
+        types = np.asarray(problem.types)
+        for kind in dict.fromkeys(problem.types):
+            rows = net[types == kind]
+            for sign, verb in zip((1.0, -1.0), _VERBS.get(kind, _GIVES), strict=True):
+                part = np.clip(sign * rows, 0.0, None)
+                counts = (part > nothing).sum(axis=0)
+                if counts.any():
+                    self._groups.append((f"{kind} {verb}", part.sum(axis=0).tolist(), counts.tolist()))
+        # a connection is alone of its type, or nearly
+        sources = np.where((types == "grid")[:, None], 0.0, net).argmax(axis=0)
+        self._largest = sources.tolist()
+        self._most = net[sources, np.arange(problem.steps)].tolist()
 
-def _listed(names: Sequence[str]) -> str:
-    if len(names) > _NAMED:
-        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    def sources(self, step: int, _told: int | None) -> list[str]:
+        """Return the part of a sentence on everything that runs."""
+        groups = sorted(
+            ((sums[step], name, count[step]) for name, sums, count in self._groups if count[step]), reverse=True
+        )
+        if not groups:
+            return ["nothing runs"]
+        parts = [
+            f"{name} {self._units.power(total)}" + (f" ({count:,})" if count > 1 else "")
+            for total, name, count in groups
+        ]
+        text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        largest = f"the largest is {self._problem.ids[self._largest[step]]} with {self._units.power(self._most[step])}"
+        return [text, largest] if self._most[step] > 0 else [text]

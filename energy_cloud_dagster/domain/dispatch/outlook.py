@@ -1,0 +1,131 @@
+"""What is said of a plan as a whole: how good it is, which goals fall short and what keeping them would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Constraints, Loads, Problem
+from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE
+from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, money
+
+if TYPE_CHECKING:
+    from energy_cloud_dagster.domain.dispatch.flows import Outcome
+
+#: Shortfalls below this share of the energy demanded are the solver's tolerance.
+_NOTHING: Final = 1e-6
+#: Resources times steps up to which a second solve, for what a goal would take, is not felt.
+_QUICK: Final = 20_000
+#: The limits of the whole plan, and one unit of them.
+_WHOLE: Final = {
+    "minRenewable": "one kWh of renewables less",
+    "maxCost": "one more unit of money",
+    "maxEmissions": "one more unit of emissions",
+}
+
+
+def goals(problem: Problem, outcome: Outcome) -> Iterator[str]:
+    """Yield sentences on how good a plan is, on each goal that falls short, and on what the plan's limits cost.
+
+    What keeping ``minRenewable`` would take is found by a second solve, where the problem is not large.
+    """
+    yield from _quality(outcome)
+    hours, flows, limits = problem.step_hours, outcome.flows, problem.constraints
+    demanded = float(problem.demand.sum()) * hours
+    served = demanded - float(flows.unmet.sum() + flows.shed.sum()) * hours
+    short = {goal: value for goal, value in outcome.shortfalls.items() if value > _NOTHING * max(1.0, demanded)}
+    if "unmetDemand" in short:
+        yield _unmet(problem, outcome, demanded)
+    if "minRenewable" in short:
+        yield _too_few_renewables(problem, outcome, short["minRenewable"])
+    if "maxCost" in short and limits.max_cost is not None:
+        spent = f"{money(outcome.cost / served)} per kWh served" if served > 0 else money(outcome.cost)
+        yield (
+            f"The plan costs {spent}, {money(short['maxCost'])} in all above maxCost {money(limits.max_cost)}; "
+            "no plan that serves as much exceeds it by less."
+        )
+    for name, unit in _WHOLE.items():
+        if name not in short and (value := float(outcome.duals.limits.get(name, 0.0))) > DUAL_TOLERANCE:
+            yield f"{name} binds: {unit} would save {money(value)}."
+
+
+def _quality(outcome: Outcome) -> Iterator[str]:
+    gap = outcome.gap
+    if outcome.solver == "ga":
+        much = "nothing to compare it with" if gap is None else f"{abs(gap):.2%} {'more' if gap >= 0 else 'less'}"
+        yield f"The genetic algorithm found this plan; it costs {much} than the linear programme's."
+    elif not outcome.optimal:
+        proven = (
+            "how far it is from the least cost is not known" if gap is None else f"at most {gap:.2%} could be saved"
+        )
+        yield f"The time limit stopped the search: this is the best plan found so far, and {proven}."
+
+
+def _unmet(problem: Problem, outcome: Outcome, demanded: float) -> str:
+    unmet, hours = outcome.flows.unmet, problem.step_hours
+    worst = int(unmet.argmax())
+    units, energy = Units(float(problem.demand.max())), float(unmet.sum()) * hours
+    steps = int((unmet > _NOTHING * max(1.0, float(problem.demand.max()))).sum())
+    where = f"{units.power(float(unmet[worst]))} at {Clock(problem).name(worst)}"
+    if steps > 1:
+        where = f"in {steps:,} steps, most of it {where}"
+    return (
+        f"{money(energy)} kWh of demand ({energy / demanded:.1%}) stay unmet, {where}; "
+        f"at {money(UNMET_PENALTY_PER_KWH)} per kWh they add {money(UNMET_PENALTY_PER_KWH * energy)} to the cost."
+    )
+
+
+def _too_few_renewables(problem: Problem, outcome: Outcome, short: float) -> str:
+    flows, hours, units = outcome.flows, problem.step_hours, problem.generators
+    share = problem.constraints.min_renewable or 0.0
+    generated = flows.generation.sum(axis=1)
+    sourced = float(generated.sum() + flows.imported.sum())
+    got = float(generated[units.renewable].sum()) / sourced if sourced else 0.0
+    text = f"Renewables give {got:.1%} where minRenewable asks for {share:.1%}: {money(short)} kWh are missing"
+    if problem.size * problem.steps > _QUICK:
+        return f"{text}."
+    kept = _keeping_the_share(problem)
+    if kept is None:
+        return f"{text}, and no plan keeps it."
+    if not hasattr(kept, "flows"):
+        return f"{text}."
+    more = float(kept.flows.shed[-1].sum() - flows.unmet.sum()) * hours
+    return f"{text}; to keep it, {money(more)} kWh more of the demand would have to stay unmet."
+
+
+def _keeping_the_share(problem: Problem) -> Outcome | None:
+    """Return the best plan that keeps ``minRenewable`` and may leave demand unmet: shed by one more load, at 10."""
+    from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
+
+    steps, loads, limits = problem.steps, problem.loads, problem.constraints
+    one, cost = np.ones((1, steps)), np.full((1, steps), UNMET_PENALTY_PER_KWH)
+    demand = problem.demand[None, :]
+    # the other goals give way to this one
+    constraints = Constraints(
+        min_renewable=limits.min_renewable,
+        max_grid_import=limits.max_grid_import,
+        max_emissions=limits.max_emissions,
+        reserve_up=limits.reserve_up,
+        reserve_down=limits.reserve_down,
+    )
+    found = optimise(
+        replace(
+            problem,
+            ids=(*problem.ids, ""),
+            types=(*problem.types, "load"),
+            priority=np.zeros(problem.size + 1, np.int64),
+            loads=Loads(
+                place=np.append(loads.place, problem.size),
+                capacity=np.concatenate((loads.capacity, demand)),
+                availability=np.concatenate((loads.availability, one)),
+                limit=np.concatenate((loads.limit, demand)),
+                cost=np.concatenate((loads.cost, cost)),
+            ),
+            constraints=constraints,
+            strict=True,
+        )
+    )
+    return None if isinstance(found, Impossible) else found
