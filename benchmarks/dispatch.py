@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -272,33 +273,33 @@ def start(repeats: int) -> None:
 
 
 def genetic() -> None:
-    """Print how far the genetic algorithm stays from the optimum, over seeds."""
+    """Print how far the genetic algorithm stays from the optimum; a plan that misses a goal by more is counted."""
+    from energy_cloud_dagster.domain.dispatch import parse_problem, solve
     from energy_cloud_dagster.domain.dispatch.genetic import optimise
 
-    from energy_cloud_dagster.domain.dispatch import parse_problem, solve
+    problems: dict[str, list[dict[str, Any]]] = {
+        "the standard's three resources": [THREE],
+        "one hour of 10 resources": [draw(10, 1).document()],
+        "ten other such hours": [draw(10, 1, seed).document() for seed in range(2, 12)],
+        "10 resources, 24 hours": [draw(10).document()],
+    }
 
     def rows() -> Iterable[list[str]]:
-        hours: list[tuple[str, Callable[[], dict[str, Any]]]] = [("the standard's three resources", lambda: THREE)]
-        hours += [
-            (f"one hour of 10 resources, {hour}:00", lambda hour=hour: draw(10).hours(hour, hour + 1).document())
-            for hour in (3, 12, 19)
-        ]
-        hours.append(("10 resources, 24 hours", lambda: draw(10).document()))
-        for name, document in hours:
-            problem = parse_problem(document())
-            best, gaps, seconds = solve(problem).cost or 0.0, [], []
-            for seed in range(SEEDS):
-                began = time.process_time()
-                outcome = optimise(problem, seed=seed)
-                seconds.append(time.process_time() - began)
-                unmet = float(outcome.flows.unmet.sum()) * problem.step_hours
-                gaps.append((outcome.cost + 10 * unmet - best) / max(1e-9, abs(best)))
-            gaps.sort()
-            median = (gaps[(SEEDS - 1) // 2] + gaps[SEEDS // 2]) / 2
-            yield [name, f"{100 * median:.2f} %", f"{100 * gaps[-1]:.2f} %", f"{max(seconds):.2f}"]
+        for name, documents in problems.items():
+            gaps, seconds, misses = [], [], 0
+            for problem in map(parse_problem, documents):
+                best = solve(problem).cost or 0.0
+                for seed in range(SEEDS):
+                    began = time.process_time()
+                    outcome = optimise(problem, seed=seed)
+                    seconds.append(time.process_time() - began)
+                    misses += any(each > 1e-6 * float(problem.demand.sum()) for each in outcome.shortfalls.values())
+                    gaps.append(outcome.cost / best - 1)
+            percents = [f"{100 * each:.2f} %" for each in (statistics.median(gaps), max(gaps))]
+            yield [name, *percents, f"{misses} of {len(gaps)}", f"{max(seconds):.2f}"]
 
-    heads = ("problem", "gap to the optimum, median", "worst", "CPU, s")
-    table(f"The genetic algorithm, {SEEDS} seeds", heads, rows())
+    heads = ("problem", "above the optimum, median", "worst", "miss a goal", "most CPU, s")
+    table(f"The genetic algorithm, {SEEDS} seeds each", heads, rows())
 
 
 def main() -> None:
