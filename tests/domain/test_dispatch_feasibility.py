@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.dispatch import Problem, Solution, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
@@ -204,3 +207,51 @@ def test_ten_thousand_resources_are_judged_cell_by_cell() -> None:
     wrong[7000:7002, 23] = 1.5, 0.5
     found = violations_of(problem, replace(solution, output=wrong, cost=total - 0.5))
     assert found == ["S-7000 step 23: 1.5 is outside 0 to 1"]
+
+
+MANY: dict[str, Any] = {
+    "demand": [10, 20, 30],
+    "stepMinutes": 15,
+    "constraints": {"maxGridImport": 12, "maxEmissions": 2, "reserve": {"up": 55, "down": [5, 40, 30]}},
+    "resources": [
+        {"id": "C1", "type": "chp", "capacity": 20, "costPerKWh": 0.1, "rampRate": 6, "emissionsPerKWh": 0.5},
+        {"id": "S1", "type": "solar", "capacity": 15, "availability": [0, 0.5, 1]},
+        {"id": "B1", "type": "storage", "capacity": 10, "energyCapacity": 20, "costPerKWh": 0.01},
+        {"id": "G1", "type": "grid", "capacity": 10, "costPerKWh": 0.2, "exportPrice": 0.1, "emissionsPerKWh": 0.3},
+        {"id": "L1", "type": "load", "capacity": 3, "costPerKWh": 0.5},
+        {"id": "C2", "type": "chp", "capacity": 30, "costPerKWh": 0.3, "minPower": 8, "initialOutput": 9},
+        {"id": "B2", "type": "storage", "capacity": 5, "energyCapacity": 9, "soc": 0.9, "minSoc": 0.3, "endSoc": 0.4},
+        {"id": "G2", "type": "grid", "capacity": 7, "costPerKWh": [0.1, 0.2, 0.3]},
+        {"id": "L2", "type": "load", "capacity": 2, "availability": [1, 0, 1], "costPerKWh": 0.4},
+        {"id": "W2", "type": "wind", "capacity": 9, "availability": [0.2, 0.3, 0.4], "costPerKWh": 0.02},
+    ],
+}
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.permutations(range(10)), st.integers(0, 2**32 - 1))
+def test_the_faults_of_a_plan_do_not_depend_on_the_order_of_its_resources(order: list[int], seed: int) -> None:
+    """Any plan, most of them broken in many ways: each limit is found at its own resource."""
+    rng = np.random.default_rng(seed)
+    output = rng.uniform(-5, 20, (10, 3)).round(1)
+    flows = {name: rng.uniform(0, 8, (2, 3)).round(1) for name in ("charge", "discharge")}
+    flows["soc"] = rng.uniform(0, 1.1, (2, 3)).round(2)
+
+    def judged(places: list[int]) -> list[str]:
+        problem = parse_problem({**MANY, "resources": [MANY["resources"][place] for place in places]})
+        stores = [(2, 6).index(place) for place in places if place in (2, 6)]
+        moved = {name: values[stores] for name, values in flows.items()}
+        solution = Solution(
+            problem, "completed", cost=1.0, unmet_energy=0.0, average_cost=0.1, renewable_ratio=0.5,
+            output=output[places], unmet=np.zeros(3), total_output=output.sum(axis=0), **moved,
+        )  # fmt: skip
+        # sums depend on the order in their last digit
+        names = tuple(each["id"] for each in MANY["resources"])
+        return sorted(
+            each if each.startswith(names) else re.sub(r"[0-9.]+", "#", each)
+            for each in violations_of(problem, solution)
+        )
+
+    found = judged(list(range(10)))
+    assert found
+    assert judged(order) == found
