@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,8 +133,131 @@ def test_a_fault_is_refused_with_its_place(document: Any, pointer: str, says: st
     assert says in str(refused.value)
 
 
-def test_an_empty_reserve_asks_for_nothing() -> None:
-    assert parse_problem(limits(reserve={"up": 0})).steps == 1
+def test_every_id_that_clashes_is_named_with_all_who_carry_it() -> None:
+    ids = ["A", "B", "A", "C", "B", *["D"] * 10]
+    with pytest.raises(InvalidInput) as refused:
+        parse_problem({"demand": 1, "resources": [{**SOLAR, "id": each} for each in ids]})
+    assert refused.value.pointer == "/resources/2/id"
+    said = str(refused.value).split("; ")
+    assert said[0] == "'A' is the id of /resources/0, /resources/2"
+    assert said[1] == "'B' is the id of /resources/1, /resources/4"
+    assert said[2].startswith("'D' is the id of /resources/5, ")
+    assert said[2].endswith(", /resources/14")
+
+
+def test_many_clashes_stay_one_sentence() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_problem({"demand": 1, "resources": [{**SOLAR, "id": f"{n % 30}"} for n in range(3000)]})
+    assert "and 90 more" in str(refused.value)
+    assert "20 more ids" in str(refused.value)
+    assert len(str(refused.value)) < 3000
+
+
+def test_what_is_no_number_is_named_as_a_person_would() -> None:
+    for value, says in (("NaN", "not the text 'NaN'"), (True, "not true"), ({}, "an object"), ([[1]], "an array")):
+        with pytest.raises(InvalidInput, match=says):
+            parse_problem({"demand": value, "resources": []})
+
+
+def test_a_reserve_is_one_value_per_step_and_may_be_zero() -> None:
+    problem = parse_problem({**limits(reserve={"up": [1, 2], "down": 0}), "timeLimit": 5, "solver": "ga"})
+    assert problem.constraints.reserve_up is not None
+    assert problem.constraints.reserve_down is not None
+    assert problem.constraints.reserve_up.tolist() == [1, 2]
+    assert problem.constraints.reserve_down.tolist() == [0, 0]
+    assert (problem.time_limit, problem.solver) == (5, "ga")
+
+
+def test_units_have_a_least_power_and_everything_a_priority() -> None:
+    problem = parse_problem(
+        {
+            "demand": [1, 1],
+            "resources": [
+                {**STORE, "priority": 3},
+                {"type": "chp", "capacity": 10, "minPower": [4, 5], "rampRate": 2, "priority": -1},
+                {**SOLAR, "minPower": 0},
+            ],
+        }
+    )
+    assert problem.generators.min_power.tolist() == [[4, 5], [0, 0]]
+    assert problem.generators.ramp.tolist() == [[2, 2], [np.inf, np.inf]]
+    assert problem.generators.renewable.tolist() == [False, True]
+    assert problem.generators.place.tolist() == [1, 2]
+    assert problem.priority.tolist() == [3, -1, 0]
+    assert [each.priority for each in problem.resources] == [3, -1, 0]
+
+
+def test_views_are_made_once_and_never_those_of_another_problem() -> None:
+    problem = parse_problem({"demand": 1, "resources": [SOLAR]})
+    assert problem.resources is problem.resources
+    doubled = replace(problem, generators=replace(problem.generators, capacity=problem.generators.capacity * 2))
+    assert [each.capacity for each in doubled.resources] == [(20.0,)]
+
+
+# -- the columns say what the document says
+
+amount = st.floats(0, 1e6, allow_nan=False)
+FIELDS = {
+    "solar": {"capacity": amount, "availability": st.floats(0, 1), "costPerKWh": st.floats(-1, 1), "minPower": amount,
+              "rampRate": amount, "emissionsPerKWh": amount},
+    "storage": {"capacity": amount, "costPerKWh": amount, "minSoc": st.floats(0, 0.4), "maxSoc": st.floats(0.5, 1)},
+    "grid": {"capacity": amount, "costPerKWh": st.floats(-1, 1), "exportPrice": st.floats(-1, 1)},
+    "load": {"capacity": amount, "availability": st.floats(0, 1), "costPerKWh": amount},
+}  # fmt: skip
+COLUMN = {"costPerKWh": "cost", "minPower": "min_power", "rampRate": "ramp", "emissionsPerKWh": "emissions"}
+COLUMN |= {"minSoc": "min_soc", "maxSoc": "max_soc", "exportPrice": "export_price"}
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    steps = draw(st.integers(1, 3))
+    resources = []
+    for kind in draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=6)):
+        resource: dict[str, Any] = {"type": kind} | ({"energyCapacity": 5} if kind == "storage" else {})
+        for name, value in FIELDS[kind].items():
+            given = draw(st.none() | value | st.lists(value, min_size=steps, max_size=steps))
+            if given is not None or name == "capacity":
+                resource[name] = draw(value) if given is None else given
+        resources.append(resource)
+    return {"demand": draw(st.lists(amount, min_size=steps, max_size=steps)), "resources": resources}
+
+
+@settings(max_examples=50, deadline=None)
+@given(documents())
+def test_the_columns_hold_what_the_document_says(document: dict[str, Any]) -> None:
+    problem = parse_problem(document)
+    families = {"solar": problem.generators, "storage": problem.stores, "grid": problem.ties, "load": problem.loads}
+    seen: list[int] = []
+    for kind, family in families.items():
+        for row, place in enumerate(family.place.tolist()):
+            resource = document["resources"][place]
+            assert resource["type"] == kind == problem.types[place]
+            for name in FIELDS[kind].keys() & resource.keys():
+                column = getattr(family, "power" if (kind, name) == ("storage", "capacity") else COLUMN.get(name, name))
+                assert column.flags.c_contiguous
+                assert column.shape == (family.place.size, problem.steps)
+                expected = resource[name] if isinstance(resource[name], list) else [resource[name]] * problem.steps
+                assert column[row].tolist() == expected
+            seen.append(place)
+    assert sorted(seen) == list(range(problem.size))
+    assert [each.id for each in problem.resources] == list(problem.ids)
+
+
+@settings(max_examples=50, deadline=None)
+@given(documents(), st.data())
+def test_one_wrong_value_is_found_wherever_it_is(document: dict[str, Any], data: st.DataObject) -> None:
+    resources = document["resources"]
+    if not resources:
+        return
+    index = data.draw(st.integers(0, len(resources) - 1))
+    name = data.draw(st.sampled_from(sorted(FIELDS[resources[index]["type"]])))
+    wrong = data.draw(st.sampled_from([-2.0, float("nan"), float("inf"), "1", True, {}, [], [1.0] * 4]))
+    if wrong == -2.0 and name in ("costPerKWh", "exportPrice"):
+        wrong = "dear"
+    resources[index][name] = wrong
+    with pytest.raises(InvalidInput) as refused:
+        parse_problem(document)
+    assert refused.value.pointer.startswith(f"/resources/{index}/{name}")
 
 
 json_values = st.recursive(

@@ -6,10 +6,13 @@ import math
 from collections.abc import Collection
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.intervals import utc
+
+#: Characters of a wrong text that a message repeats.
+_QUOTED: Final = 40
 
 
 def at(pointer: str, key: str | int) -> str:
@@ -32,18 +35,27 @@ def shape_of(value: Any) -> int | None:
 def finite(value: Any, pointer: str, *, low: float | None = 0.0, high: float | None = None) -> float:
     """Return ``value`` as a float if it is a finite number within ``[low, high]``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidInput(f"must be a number, not {type(value).__name__}", pointer=pointer)
+        raise InvalidInput(f"must be a number, not {_kind_of(value)}", pointer=pointer)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise InvalidInput("must be finite", pointer=pointer)
+        raise InvalidInput(f"must be finite, not {number}", pointer=pointer)
     if low is not None and number < low:
         raise InvalidInput(f"must be at least {low:g}, not {number:g}", pointer=pointer)
     if high is not None and number > high:
         raise InvalidInput(f"must be at most {high:g}, not {number:g}", pointer=pointer)
     return number + 0.0  # no negative zero
+
+
+def _kind_of(value: Any) -> str:
+    """Return what a JSON value that is no number is, as a sentence says it."""
+    if isinstance(value, str):
+        return f"the text {value[:_QUOTED]!r}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "an array" if isinstance(value, list | tuple) else "null" if value is None else "an object"
 
 
 class Fields:

@@ -102,6 +102,8 @@ _FAMILIES: Final[dict[str, tuple[_Column, ...]]] = {
         _Column("costPerKWh", 0.0),
     ),
 }
+#: Only generators are units that have a least power.
+_NO_MIN_POWER: Final = _Column("minPower", 0.0, high=0.0)
 _FAMILY: Final = {kind: "generator" if kind in GENERATOR_TYPES else kind for kind in TYPES}
 #: A panel's or turbine's own efficiency is part of its availability, so it is accepted and says nothing here.
 _KNOWN: Final = {
@@ -228,8 +230,8 @@ def _default_id(kind: str, index: int) -> str:
 
 def _table(items: list[Any], family: str, steps: int) -> dict[str, Floats]:
     """Return each field of a family as an array: (n, steps) for series, (n,) for the rest."""
-    if family != "generator" and any(item.get("minPower") for item in items):
-        raise _Faulty
+    if family != "generator" and (least := [v for item in items if (v := item.get("minPower")) is not None]):
+        _values(least, _NO_MIN_POWER, steps)
     return {
         column.field: _values([item.get(column.field) for item in items], column, steps) for column in _FAMILIES[family]
     }
@@ -296,7 +298,7 @@ def _checked(values: Floats, column: _Column) -> Floats:
 
 
 def _priorities(items: list[Any]) -> IntArray:
-    raw = [item.get("priority") or 0 for item in items]
+    raw = [0 if (value := item.get("priority")) is None else value for item in items]
     if any(_form(kind) != "number" for kind in set(map(type, raw))):
         raise _Faulty
     values = np.array(raw, dtype=np.float64)
@@ -394,7 +396,7 @@ def _name_the_fault(items: list[Any], steps: int) -> None:
         holders.setdefault(fields.text("id", _default_id(kind, index)), []).append(index)
         if abs(fields.whole("priority", low=None) or 0) > MAX_PRIORITY:
             raise InvalidInput(f"must be within ±{MAX_PRIORITY:,}", pointer=f"{pointer}/priority")
-        if family != "generator" and fields.number("minPower", 0.0) > 0:
+        if family != "generator" and any(fields.series("minPower", steps)):
             raise InvalidInput(
                 f"only {', '.join(sorted(GENERATOR_TYPES))} have a minPower, not {kind}", pointer=f"{pointer}/minPower"
             )
