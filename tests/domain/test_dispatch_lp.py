@@ -6,20 +6,19 @@ import json
 import math
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pulp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from energy_cloud_dagster.domain.dispatch import parse_problem, solve
+from energy_cloud_dagster.domain.dispatch import goals, lp, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
-from energy_cloud_dagster.domain.dispatch.lp import Model, SolverFailed, Switches
+from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
+from energy_cloud_dagster.domain.dispatch.matrices import EITHER, Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Generator, Grid, Load, Problem, Storage
 
 GOALS = ("unmetDemand", "minRenewable", "maxCost")
@@ -421,12 +420,13 @@ def test_solar_that_nobody_needs_is_curtailed_rather_than_burnt() -> None:
 
 def test_burning_that_costs_nothing_is_left_out_without_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first optimum charges and discharges at once to empty the store; another one of the same cost does not."""
-    resources = [{"type": "solar", "capacity": 1}, {**BATTERY, "endSoc": 0}]
+    store = {**BATTERY, "endSoc": 0, "efficiency": 0.5, "maxSoc": [1, 1, 0.5, 1]}
+    resources = [{"type": "solar", "capacity": 500}, store, {"type": "grid", "capacity": 500}]
     tried = recorded(monkeypatch)
-    for demand in (0, 10, [10, 0, 10]):
-        plan(demand, resources, stepMinutes=15)
-    assert any(switches.directions for switches in tried)
-    assert not any(switches.binaries for switches in tried)
+    plan([0, 10, 10, 10], resources)
+    held = [switches.stores for switches in tried if switches.stores is not None]
+    assert any(stores.any() for stores in held)
+    assert not any((stores == EITHER).any() for stores in held)
 
 
 def test_what_only_burning_could_absorb_makes_a_problem_impossible() -> None:
@@ -444,35 +444,33 @@ def test_a_store_that_must_fill_cannot_fill_from_unmet_demand() -> None:
 
 
 def test_a_cap_that_rounding_put_out_of_reach_is_given_a_hair(monkeypatch: pytest.MonkeyPatch) -> None:
-    minimise, asked = Model.minimise, []
+    solve_arrays, calls = lp.run, []
 
-    def rounding(model: Model, goal: Any) -> Any:
-        asked.append(goal)
-        # the first solve with all goals met, and the first under the cap on unmet demand
-        return None if asked.count("cost") in (1, 2) and goal == "cost" else minimise(model, goal)
+    def rounding(matrices: Matrices, **options: Any) -> lp.Raw:
+        calls.append(matrices)
+        # the solve under the cap on unmet demand, after the one that found it
+        return lp.Raw("infeasible") if len(calls) == 2 else solve_arrays(matrices, **options)
 
-    monkeypatch.setattr(Model, "minimise", rounding)
+    def unreachable(matrices: Matrices, **options: Any) -> lp.Raw:
+        capped = matrices.column("goals", matrices.upper)[0] < math.inf
+        return lp.Raw("infeasible") if capped else solve_arrays(matrices, **options)
+
+    monkeypatch.setattr(lp, "run", rounding)
     assert plan(10, [{"type": "wind", "capacity": 4}])["unmetEnergy"] == pytest.approx(6, abs=1e-6)
-    monkeypatch.setattr(Model, "minimise", lambda model, goal: None if goal == "cost" else minimise(model, goal))
+    assert len(calls) == 3
+    monkeypatch.setattr(lp, "run", unreachable)
     with pytest.raises(SolverFailed, match="unmetDemand"):
         plan(10, [{"type": "wind", "capacity": 4}])
-
-
-def test_a_solver_that_stops_early_is_an_error_and_not_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulp, "HiGHS", partial(pulp.HiGHS, timeLimit=0))
-    with pytest.raises(SolverFailed, match="without an answer"):
-        plan([10, 20], [BATTERY, *SPEC])
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Switches]:
     tried: list[Switches] = []
 
-    class Recorded(Model):
-        def __init__(self, problem: Problem, switches: Switches | None = None) -> None:
-            tried.append(switches or Switches())
-            super().__init__(problem, switches)
+    def noted(problem: Problem, switches: Switches | None = None) -> Matrices:
+        tried.append(switches or Switches())
+        return build(problem, switches)
 
-    monkeypatch.setattr("energy_cloud_dagster.domain.dispatch.goals.Model", Recorded)
+    monkeypatch.setattr(goals, "build", noted)
     return tried
 
 

@@ -20,13 +20,8 @@ def solve(problem: Problem) -> Solution:
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution, infeasible_solution
     from energy_cloud_dagster.domain.errors import InvalidInput
 
-    limits = problem.constraints
     if problem.solver == "ga":
         raise InvalidInput('solver "ga" is not supported yet', pointer="/solver")
-    if limits.reserve_up is not None or limits.reserve_down is not None:
-        raise InvalidInput("reserve is not supported yet", pointer="/constraints/reserve")
-    if problem.generators.min_power.any() or problem.priority.any():
-        raise InvalidInput("minPower and priority are not supported yet", pointer="/resources")
     outcome = optimise(problem)
     if isinstance(outcome, Impossible):
         return infeasible_solution(problem, smallest_conflict(problem, outcome.switches))

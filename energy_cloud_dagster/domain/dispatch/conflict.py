@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
 
-from energy_cloud_dagster.domain.dispatch.lp import Model, SolverFailed, Switches
-from energy_cloud_dagster.domain.dispatch.problem import Generator, Problem, Storage
+import numpy as np
+
+from energy_cloud_dagster.domain.dispatch import lp
+from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
+from energy_cloud_dagster.domain.dispatch.matrices import Switches, build
+from energy_cloud_dagster.domain.dispatch.problem import Problem
 
 Infeasible = Callable[[frozenset[str]], bool]
 
@@ -42,24 +46,27 @@ def _plan_wide(problem: Problem) -> list[tuple[str, bool]]:
         ("maxCost", problem.strict and limits.max_cost is not None),
         ("maxGridImport", limits.max_grid_import is not None),
         ("maxEmissions", limits.max_emissions is not None),
+        ("reserve", limits.reserve_up is not None or limits.reserve_down is not None),
     ]
 
 
 def _own(problem: Problem) -> Iterator[str]:
-    for resource in problem.resources:
-        if isinstance(resource, Storage):
-            yield from (f"{resource.id}.{limit}" for limit in ("minSoc", "maxSoc", "endSoc"))
-        elif isinstance(resource, Generator) and resource.ramp_rate is not None:
-            yield f"{resource.id}.rampRate"
+    units, stores = problem.generators, problem.stores
+    named: dict[int, tuple[str, ...]] = dict.fromkeys(stores.place.tolist(), ("minSoc", "maxSoc", "endSoc"))
+    for place, ramped, least in zip(
+        units.place.tolist(), np.isfinite(units.ramp).any(axis=1), units.min_power.any(axis=1), strict=True
+    ):
+        named[place] = ("rampRate",) * bool(ramped) + ("minPower",) * bool(least)
+    for place in sorted(named):
+        yield from (f"{problem.ids[place]}.{limit}" for limit in named[place])
 
 
 def _feasible(problem: Problem, switches: Switches) -> bool:
-    bounded = frozenset(range(problem.steps)) if "demand" not in switches.dropped else frozenset[int]()
-    model = Model(problem, replace(switches, bounded=bounded))
-    if problem.strict:
-        for goal in model.goals:
-            model.cap(goal, 0.0)
-    return model.minimise("unmetDemand") is not None
+    """Whether some plan keeps what is not dropped; what may fall short does, but no more than all of the demand."""
+    soft = not problem.strict
+    bounded = np.full(problem.steps, "demand" not in switches.dropped)
+    matrices = build(problem, replace(switches, goals=soft, bounded=bounded))
+    return lp.run(replace(matrices, cost=np.zeros(matrices.cost.size))).status != "infeasible"
 
 
 def _explain(background: frozenset[str], names: list[str], infeasible: Infeasible) -> list[str]:

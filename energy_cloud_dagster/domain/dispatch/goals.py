@@ -1,35 +1,40 @@
-"""Goals in strict order, and flows that exclude each other: from a problem to its one optimum.
+"""Goals in strict order, and decisions that only integers can make: from a problem to its one optimum.
 
-A plan that meets all goals is found by the first solve. Otherwise each goal is minimised in order and its least
-shortfall becomes a cap for the goals after it; cost comes last.
+A plan that meets all goals is found by the first solve, which does not even have columns for shortfalls. Where there is
+none, each goal is minimised in order and its least shortfall becomes a cap for the goals after it; cost comes last.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final
 
-from energy_cloud_dagster.domain.dispatch.lp import Answer, Goal, Model, Pair, SolverFailed, Switches
-from energy_cloud_dagster.domain.dispatch.problem import Grid, Problem, Series, Storage
+import numpy as np
+
+from energy_cloud_dagster.domain.dispatch import lp, priority
+from energy_cloud_dagster.domain.dispatch.flows import (
+    Duals,
+    Flows,
+    Outcome,
+    cost_of,
+    duals_of,
+    flows_of,
+    goals_of,
+    shortfalls_of,
+)
+from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
+from energy_cloud_dagster.domain.dispatch.matrices import GOALS, Goal, Matrices, Switches, build
+from energy_cloud_dagster.domain.dispatch.pairs import NOTHING, Pairs, directions, netted, overlaps
+from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
+
+__all__ = ["Impossible", "Outcome", "SolverFailed", "optimise"]
 
 #: What two solves of one problem may differ by and still be the same optimum (relative).
 _SAME: Final = 1e-7
-#: Flows below this share of the capacity are the solver's tolerance, not a decision.
-_NOTHING: Final = 1e-7
 #: Slack given to caps that rounding put out of reach, in turn (relative).
 _HAIRS: Final = (1e-8, 1e-7, 1e-6)
 #: Attempts to part overlapping flows by fixing directions before integers decide.
 _ATTEMPTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """An optimum: its flows, the goals' shortfalls (kWh, kWh, currency), and the price of demand per kWh and step."""
-
-    answer: Answer
-    shortfalls: dict[Goal, float]
-    prices: Series
-    cost: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,169 +44,268 @@ class Impossible:
     switches: Switches
 
 
-def optimise(problem: Problem) -> Outcome | Impossible:
-    """Return the plan that is best in the order unmet, renewable share, cost cap, cost.
+def optimise(problem: Problem, *, time_limit: float | None = None) -> Outcome | Impossible:
+    """Return the plan that is best in the order unmet, renewable share, cost cap, cost, priorities.
 
     Flows that exclude each other are left free first, which is a relaxation. Where they overlap, one direction is
-    fixed: an equal objective proves that plan optimal. Where it is not equal, integers decide.
+    fixed: an equal objective proves that plan optimal. Where it is not equal, integers decide. After ``time_limit``
+    seconds (the problem's own by default) the plan at hand is returned with the gap that was proven, and SolverFailed
+    is raised where there is none.
     """
-    relaxed = _solved(problem, Switches())
-    if isinstance(relaxed, Impossible):
-        return relaxed
-    return _apart(problem, relaxed)
+    return _Search(problem, problem.time_limit if time_limit is None else time_limit).outcome()
 
 
-def _apart(problem: Problem, relaxed: Outcome) -> Outcome | Impossible:
-    seen: dict[Pair, bool] = {}
-    trial = relaxed
-    for _ in range(_ATTEMPTS):
-        overlaps = _overlaps(problem, trial.answer)
-        if not overlaps:
-            return trial
-        seen |= overlaps
-        found = _solved(problem, Switches(directions=seen))
-        if isinstance(found, Impossible) or not _same(found, relaxed):
-            break
-        trial = found
-    binaries = frozenset(seen)
-    while True:
-        mixed = _solved(problem, Switches(binaries=binaries))
-        if isinstance(mixed, Impossible):
-            return mixed
-        more = frozenset(_overlaps(problem, mixed.answer)) - binaries
-        if not more:
-            break
-        binaries |= more
-    # prices are those of the linear programme with the integers fixed
-    fixed = _solved(problem, Switches(directions=_directions(problem, mixed.answer)))
-    return mixed if isinstance(fixed, Impossible) else fixed
+class _Expired(Exception):
+    """The time ran out before this solve had a plan."""
 
 
-def _solved(problem: Problem, switches: Switches) -> Outcome | Impossible:
-    """Climb the goals; unmet ≤ demand is left out until it matters, which keeps the prices of unmet steps clean."""
-    while True:
-        outcome = _climb(problem, switches)
-        if outcome is None:
-            return Impossible(switches)
-        over = {
-            step
-            for step, (unmet, demand) in enumerate(zip(outcome.answer.unmet, problem.demand, strict=True))
-            if unmet > demand + _NOTHING * max(1.0, demand) and step not in switches.bounded
-        }
-        if not over:
-            return outcome
-        switches = replace(switches, bounded=switches.bounded | over)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """One optimum, or the best plan when the time ran out: the last solve of a climb, and what the climb found.
 
-
-def _climb(problem: Problem, switches: Switches) -> Outcome | None:
-    model = Model(problem, switches)
-    for goal in model.goals:
-        model.cap(goal, 0.0)
-    answer = model.minimise("cost")
-    if answer is not None:
-        return _outcome(problem, answer, dict.fromkeys(model.goals, 0.0), answer.balance_duals)
-    if problem.strict:
-        return None
-    for goal in model.goals:
-        model.cap(goal, None)
-    shortfalls: dict[Goal, float] = {}
-    slopes: dict[Goal, Series] = {}
-    for goal in model.goals:
-        answer = _minimise(model, goal, shortfalls)
-        if answer is None:
-            return None
-        least = max(answer.goals[goal], 0.0)
-        if least > _NOTHING:
-            slopes[goal] = _total_slope(answer, slopes)
-        shortfalls[goal] = least
-        model.cap(goal, least)
-    answer = _minimise(model, "cost", shortfalls)
-    return None if answer is None else _outcome(problem, answer, shortfalls, _total_slope(answer, slopes))
-
-
-def _minimise(model: Model, goal: Goal | Literal["cost"], caps: dict[Goal, float]) -> Answer | None:
-    """Minimise under the caps found so far; ``None`` only where the rows themselves cannot hold.
-
-    Rounding may make a cap that was just reached look out of reach: then it is given a hair, the least that helps.
+    ``columns`` and ``rows`` are the total derivatives of the cost by each bound, through the caps of earlier goals too;
+    they are empty where there are none (integers, or a solve that was cut short).
     """
-    answer = model.minimise(goal)
-    if answer is not None or not caps:
-        return answer
-    for hair in _HAIRS:
-        for capped, least in caps.items():
-            model.cap(capped, least + hair * max(1.0, least))
-        answer = model.minimise(goal)
-        if answer is not None:
-            return answer
-    raise SolverFailed(f"no plan keeps the least {', '.join(caps)} that was found before")
+
+    switches: Switches
+    matrices: Matrices
+    raw: Raw
+    flows: Flows
+    shortfalls: dict[Goal, float]
+    cost: float
+    columns: Floats
+    rows: Floats
+    proven: bool
 
 
-def _total_slope(answer: Answer, slopes: dict[Goal, Series]) -> Series:
-    """Derivative of the last objective by each step's demand: its dual, plus what moving the earlier caps would do."""
-    total = list(answer.balance_duals)
-    for goal, slope in slopes.items():
-        for step, value in enumerate(slope):
-            total[step] += answer.goal_duals[goal] * value
-    return tuple(total)
+class _Search:
+    def __init__(self, problem: Problem, time_limit: float | None) -> None:
+        self._problem, self._limit, self._spent = problem, time_limit, 0.0
+        #: whether a goal is known to fall short, so that a solve without shortfalls need not be tried
+        self._short = not problem.strict and _out_of_reach(problem)
+
+    def outcome(self) -> Outcome | Impossible:
+        try:
+            relaxed = self._solved(Switches())
+        except _Expired:
+            raise SolverFailed(f"no plan was found within {self._limit:g} seconds") from None
+        if isinstance(relaxed, Impossible):
+            return relaxed
+        self._short |= any(each > NOTHING for each in relaxed.shortfalls.values())
+        try:
+            found = self._decided(relaxed)
+        except _Expired:
+            found = self._cut_short(relaxed)
+        return found if isinstance(found, Impossible) else self._told(found, relaxed)
+
+    # -- decisions: which units are on, which of two flows runs
+
+    def _decided(self, relaxed: _Found) -> _Found | Impossible:
+        """Return the plan with every decision made, the last solve being linear wherever that is possible."""
+        problem, on = self._problem, relaxed.flows.on
+        pairs = overlaps(problem, relaxed.flows)
+        if pairs is None and on is None:
+            return relaxed
+        seen = pairs or _free(problem)
+        trial = relaxed
+        for _ in range(_ATTEMPTS):
+            found = self._solved(_held(on, seen), grace=not relaxed.proven)
+            if isinstance(found, Impossible) or not _as_good(found, relaxed):
+                break
+            trial, more = found, overlaps(problem, found.flows)
+            if more is None:
+                return replace(trial, proven=relaxed.proven)
+            seen = more.or_else(seen)
+        if not relaxed.proven:
+            raise _Expired
+        return self._mixed(seen)
+
+    def _mixed(self, seen: Pairs) -> _Found | Impossible:
+        problem, pairs = self._problem, seen.either()
+        while True:
+            mixed = self._solved(Switches(stores=pairs.stores, ties=pairs.ties))
+            if isinstance(mixed, Impossible):
+                return mixed
+            more = overlaps(problem, mixed.flows)
+            if more is None:
+                break
+            pairs = pairs.or_else(more.either())
+        # prices are those of the linear programme with the integers fixed
+        every = directions(problem, mixed.flows)
+        for fixed in (every.within(pairs), every):
+            found = self._solved(_held(mixed.flows.on, fixed), grace=True)
+            if not isinstance(found, Impossible) and _as_good(found, mixed) and overlaps(problem, found.flows) is None:
+                return replace(found, proven=mixed.proven)
+        return mixed
+
+    def _cut_short(self, relaxed: _Found) -> _Found:
+        """Return a plan from the relaxation's own decisions, when there is no time to find better ones."""
+        held = _held(relaxed.flows.on, directions(self._problem, relaxed.flows))
+        try:
+            found = self._solved(held, grace=True)
+        except _Expired:
+            found = Impossible(held)
+        if isinstance(found, Impossible):
+            raise SolverFailed(f"no plan was found within {self._limit:g} seconds")
+        return replace(found, proven=False)
+
+    def _told(self, found: _Found, relaxed: _Found) -> Outcome:
+        flows = priority.preferred(self._problem, found.matrices, found.raw, found.switches, found.flows, self._run)
+        if found.columns.size:
+            duals = duals_of(self._problem, found.matrices, found.columns, found.rows, found.switches)
+        else:
+            duals = Duals(np.full(self._problem.steps, np.nan))
+        cost = found.cost if flows is found.flows else cost_of(self._problem, flows)
+        gap: float | None = 0.0
+        if not found.proven:
+            gap = None
+            bound, objective = relaxed.raw.bound, found.raw.objective
+            if np.isfinite(bound) and _same_goals(found, relaxed):
+                gap = max(objective - bound, 0.0) / max(abs(objective), NOTHING)
+        return Outcome(flows, duals, found.shortfalls, cost, optimal=found.proven, gap=gap)
+
+    # -- goals
+
+    def _run(self, matrices: Matrices, *, basis: Any = None, grace: bool = False) -> Raw:
+        """Solve within what is left of the time; with ``grace`` within all of it, to make a plan of a decision."""
+        left = self._limit
+        if left is not None and not grace:
+            left = max(left - self._spent, 0.0)
+        raw = lp.run(matrices, basis=basis, time_limit=left)
+        self._spent += raw.seconds
+        return raw
+
+    def _solved(self, switches: Switches, *, grace: bool = False) -> _Found | Impossible:
+        """Return the best plan under ``switches``; raises _Expired if there is no time to find any."""
+        if not self._short:
+            matrices = build(self._problem, switches)
+            raw = self._run(matrices, grace=grace)
+            if raw.status != "infeasible":
+                return self._found(switches, matrices, raw, dict.fromkeys(goals_of(self._problem), 0.0))
+            if self._problem.strict:
+                return Impossible(switches)
+        demand, basis = self._problem.demand, None
+        # unmet ≤ demand is left out until it matters, which keeps the prices of unmet steps clean
+        bounded = np.zeros(self._problem.steps, bool)
+        while True:
+            climb = replace(switches, goals=True, bounded=bounded)
+            found = self._climb(climb, basis, grace=grace)
+            if found is None:
+                return Impossible(switches)
+            over = (found.flows.unmet > demand + NOTHING * np.maximum(1.0, demand)) & ~bounded
+            if not over.any():
+                return found
+            bounded, basis = bounded | over, found.raw.basis
+
+    def _climb(self, switches: Switches, basis: Any, *, grace: bool) -> _Found | None:
+        matrices = build(self._problem, switches)
+        caps: dict[Goal, float] = {}
+        slopes: dict[Goal, tuple[Floats, Floats]] = {}
+        last: tuple[Matrices, Raw] | None = None
+        proven = True
+        for goal in (*goals_of(self._problem), None):
+            staged, raw = self._minimise(matrices, goal, caps, basis, grace=grace)
+            if raw.status == "infeasible":
+                return None
+            if raw.status == "unknown":
+                if last is None:
+                    raise _Expired
+                # the plan of the goal before this one is feasible, and all that there is
+                staged, raw = last[0], replace(last[1], bound=-np.inf, column_duals=_NONE, row_duals=_NONE)
+                found = self._found(switches, staged, replace(raw, status="stopped"), {})
+                return replace(found, shortfalls=shortfalls_of(self._problem, staged, raw.x))
+            proven &= raw.status == "optimal"
+            last, basis = (staged, raw), raw.basis
+            if goal is not None:
+                caps[goal] = max(float(raw.x[_column(matrices, goal)]), 0.0)
+                if caps[goal] > NOTHING:
+                    slopes[goal] = _total(matrices, raw, slopes)
+        found = self._found(switches, staged, raw, caps)
+        columns, rows = _total(matrices, raw, slopes)
+        if not found.columns.size:
+            columns = rows = _NONE
+        return replace(found, columns=columns, rows=rows, proven=proven)
+
+    def _minimise(
+        self, matrices: Matrices, goal: Goal | None, caps: dict[Goal, float], basis: Any, *, grace: bool
+    ) -> tuple[Matrices, Raw]:
+        """Minimise a goal, or the cost, under the caps found so far.
+
+        Rounding may make a cap that was just reached look out of reach: then it is given a hair, the least that helps.
+        """
+        cost = matrices.cost
+        if goal is not None:
+            cost = np.zeros(cost.size)
+            cost[_column(matrices, goal)] = 1.0
+        for hair in (0.0, *_HAIRS):
+            upper = matrices.upper.copy()
+            for capped, least in caps.items():
+                upper[_column(matrices, capped)] = least + hair * max(1.0, least)
+            staged = replace(matrices, cost=cost, upper=upper)
+            raw = self._run(staged, basis=basis, grace=grace)
+            if raw.status != "infeasible" or not caps:
+                return staged, raw
+        raise SolverFailed(f"no plan keeps the least {', '.join(caps)} that was found before")
+
+    def _found(self, switches: Switches, matrices: Matrices, raw: Raw, shortfalls: dict[Goal, float]) -> _Found:
+        if raw.status == "unknown":
+            raise _Expired
+        flows = netted(self._problem, flows_of(self._problem, matrices, raw.x, switches))
+        linear = matrices.integer is None
+        return _Found(
+            switches=switches,
+            matrices=matrices,
+            raw=raw,
+            flows=flows,
+            shortfalls=shortfalls,
+            cost=cost_of(self._problem, flows),
+            columns=raw.column_duals if linear else _NONE,
+            rows=raw.row_duals if linear else _NONE,
+            proven=raw.status == "optimal",
+        )
 
 
-def _outcome(problem: Problem, answer: Answer, shortfalls: dict[Goal, float], prices: Series) -> Outcome:
-    netted = _netted(problem, answer)
-    return Outcome(netted, shortfalls, tuple(price + 0.0 for price in prices), cost_of(problem, netted))
+_NONE: Final = np.zeros(0)
 
 
-def cost_of(problem: Problem, answer: Answer) -> float:
-    """Return the cost of the flows over the horizon, without the penalty for unmet demand."""
-    total = 0.0
-    for resource, supply, draw in zip(problem.resources, answer.supply, answer.draw, strict=True):
-        total += sum(price * flow for price, flow in zip(resource.cost, supply, strict=True))
-        if isinstance(resource, Grid) and resource.export_price is not None:
-            total -= sum(price * flow for price, flow in zip(resource.export_price, draw, strict=True))
-    return total * problem.step_hours
+def _column(matrices: Matrices, goal: Goal) -> int:
+    return matrices.columns["goals"][0] + GOALS.index(goal)
 
 
-def _netted(problem: Problem, answer: Answer) -> Answer:
-    """Import and export at once cancel where that costs nothing; every other constraint only gains."""
-    supply, draw = list(answer.supply), list(answer.draw)
-    for index, resource in enumerate(problem.resources):
-        if isinstance(resource, Grid) and resource.export_price is not None:
-            both = [
-                min(inward, outward) if price >= sale else 0.0
-                for inward, outward, price, sale in zip(
-                    supply[index], draw[index], resource.cost, resource.export_price, strict=True
-                )
-            ]
-            supply[index] = tuple(flow - less for flow, less in zip(supply[index], both, strict=True))
-            draw[index] = tuple(flow - less for flow, less in zip(draw[index], both, strict=True))
-    return replace(answer, supply=tuple(supply), draw=tuple(draw))
+def _total(matrices: Matrices, raw: Raw, slopes: dict[Goal, tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Derivatives of the last objective by each bound: its duals, plus what moving the earlier caps would do."""
+    columns, rows = raw.column_duals, raw.row_duals
+    for goal, (by_column, by_row) in slopes.items():
+        moved = raw.column_duals[_column(matrices, goal)]
+        columns, rows = columns + moved * by_column, rows + moved * by_row
+    return columns, rows
 
 
-def _overlaps(problem: Problem, answer: Answer) -> dict[Pair, bool]:
-    """Return the pairs of flows that run at once, with the direction that the step as a whole has."""
-    return {
-        (index, step): _supplies(problem.resources[index], answer.supply[index][step], answer.draw[index][step])
-        for index, resource in enumerate(problem.resources)
-        if isinstance(resource, Storage | Grid)
-        for step in range(problem.steps)
-        if min(answer.supply[index][step], answer.draw[index][step]) > _NOTHING * max(1.0, resource.capacity[step])
-    }
+def _held(on: BoolArray | None, pairs: Pairs) -> Switches:
+    return Switches(on=on, stores=pairs.stores, ties=pairs.ties)
 
 
-def _directions(problem: Problem, answer: Answer) -> dict[Pair, bool]:
-    return {
-        (index, step): _supplies(resource, answer.supply[index][step], answer.draw[index][step])
-        for index, resource in enumerate(problem.resources)
-        if isinstance(resource, Storage) or (isinstance(resource, Grid) and resource.export_price is not None)
-        for step in range(problem.steps)
-    }
+def _free(problem: Problem) -> Pairs:
+    return Pairs(np.zeros(problem.stores.power.shape, np.int8), np.zeros(problem.ties.capacity.shape, np.int8))
 
 
-def _supplies(resource: object, supply: float, draw: float) -> bool:
-    # what counts for a store is whether its energy falls
-    factor = resource.efficiency if isinstance(resource, Storage) else 1.0
-    return supply >= draw * factor
+def _out_of_reach(problem: Problem) -> bool:
+    """Whether some demand is above everything that there is, so that it stays unmet in any plan."""
+    most = problem.generators.limit.sum(axis=0) + problem.stores.power.sum(axis=0)
+    most = most + problem.ties.capacity.sum(axis=0) + problem.loads.limit.sum(axis=0)
+    return bool((problem.demand > most * (1.0 + _SAME) + _SAME).any())
 
 
-def _same(one: Outcome, other: Outcome) -> bool:
-    pairs = [(one.cost, other.cost), *((one.shortfalls[goal], other.shortfalls[goal]) for goal in one.shortfalls)]
-    return all(abs(a - b) <= _SAME * max(1.0, abs(b)) for a, b in pairs)
+def _as_good(found: _Found, relaxed: _Found) -> bool:
+    """Whether ``found`` reaches the relaxation's optimum, or what it had when its time ran out."""
+    if relaxed.proven:
+        return _near(found.cost, relaxed.cost) and _same_goals(found, relaxed)
+    return _same_goals(found, relaxed) and found.cost <= relaxed.cost + _SAME * max(1.0, abs(relaxed.cost))
+
+
+def _same_goals(one: _Found, other: _Found) -> bool:
+    return all(_near(one.shortfalls[goal], other.shortfalls[goal]) for goal in one.shortfalls)
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= _SAME * max(1.0, abs(other))

@@ -1,313 +1,190 @@
-"""The linear programme of one dispatch problem: the only module that knows PuLP, and it is imported on first use.
+"""From arrays to HiGHS and back by way of PuLP: the only module that imports them, and it does so on first use.
 
-A :class:`Model` holds the physics and the hard limits as rows, and the three goals that may fall short as one variable
-each (kWh unmet, kWh of renewables short, currency above the cap), which :mod:`goals` minimises and caps in order.
-Demand appears in the balance rows alone, so that their duals are the whole derivative of the objective.
+PuLP sets the options and runs the solver; the matrices go in whole and the solution comes out whole, because PuLP's own
+loops over variables and expressions cost as much as the solve itself. :func:`to_pulp` writes the same programme as PuLP
+variables and expressions, for a file that other tools read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
-from typing import Any, Final, Literal
+from functools import cache
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from energy_cloud_dagster.domain.dispatch.problem import (
-    UNMET_PENALTY_PER_KWH,
-    Generator,
-    Grid,
-    Load,
-    Problem,
-    Series,
-    Storage,
-)
+import numpy as np
+
 from energy_cloud_dagster.domain.errors import EnergyCloudError
 
-Goal = Literal["unmetDemand", "minRenewable", "maxCost"]
-#: The goals in strict order; the cost comes last.
-GOALS: Final[tuple[Goal, ...]] = ("unmetDemand", "minRenewable", "maxCost")
-#: Index of a resource and of a step whose two flows (charge and discharge, import and export) exclude each other.
-Pair = tuple[int, int]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-#: A dual above this says that a limit binds (currency per kWh).
-_DUAL_TOLERANCE: Final = 1e-7
+    from energy_cloud_dagster.domain.dispatch.matrices import Matrices
+    from energy_cloud_dagster.domain.dispatch.problem import Floats
+
+#: The absolute gap, in currency, at which a plan with integers counts as proven; the relative one is zero.
+_GAP_ABSOLUTE: Final = 1e-9
+
+
+def _nothing() -> Floats:
+    return np.zeros(0)
 
 
 class SolverFailed(EnergyCloudError):
-    """HiGHS gave neither an optimum nor a proof that there is none."""
+    """HiGHS gave neither a plan nor a proof that there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Switches:
-    """What a model holds besides the problem.
+@dataclass(frozen=True, slots=True, eq=False)
+class Raw:
+    """What the solver says, one value per column or row of the matrices.
 
-    ``dropped`` names hard constraints to leave out; ``binaries`` are the pairs of flows that an integer keeps apart;
-    ``directions`` fixes them instead (true: discharge or import); ``bounded`` are the steps with unmet ≤ demand.
+    ``status``: ``optimal``; ``infeasible`` (proven); ``stopped`` by the time limit with a plan at hand; ``unknown``,
+    stopped without one (``x`` is empty). The duals are those of a linear programme (meaningless after one with
+    integers) and the derivative of the objective by each bound. ``bound`` is the least objective that is still
+    possible. ``basis`` is HiGHS's own, for :func:`run`; ``seconds`` is what the solver took, by its own clock.
     """
 
-    dropped: frozenset[str] = frozenset()
-    binaries: frozenset[Pair] = frozenset()
-    directions: Mapping[Pair, bool] = field(default_factory=dict)
-    bounded: frozenset[int] = frozenset()
+    status: Literal["optimal", "infeasible", "stopped", "unknown"]
+    objective: float = inf
+    x: Floats = field(default_factory=_nothing)
+    column_duals: Floats = field(default_factory=_nothing)
+    row_duals: Floats = field(default_factory=_nothing)
+    basis: Any = None
+    bound: float = -inf
+    seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Flows in kW, stored energy in kWh, shape (resources, steps), and the duals of the last objective.
+def run(matrices: Matrices, *, basis: Any = None, time_limit: float | None = None, gap: float | None = None) -> Raw:
+    """Minimise; deterministic and on one thread.
 
-    ``supply`` is output, discharge, import or shed; ``draw`` is charge or export; ``stored`` is the end of each step.
-    ``balance_duals`` are per kWh of demand; ``goal_duals`` say what one more unit of a goal's cap would save (≤ 0).
+    ``basis`` is that of a solve of the same columns and rows, from which this one starts. ``time_limit`` is in seconds,
+    ``gap`` the relative gap at which an integer programme may stop. Raises SolverFailed if HiGHS gives up.
     """
-
-    supply: tuple[Series, ...]
-    draw: tuple[Series, ...]
-    stored: tuple[Series, ...]
-    unmet: Series
-    goals: dict[Goal, float]
-    balance_duals: Series
-    goal_duals: dict[Goal, float]
-    binding: tuple[tuple[str, ...], ...]
-
-
-class Model:
-    """The rows and columns of ``problem``; each :meth:`minimise` is one deterministic, single-threaded solve."""
-
-    def __init__(self, problem: Problem, switches: Switches | None = None) -> None:
-        import pulp
-
-        self.problem = problem
-        self.switches = switches or Switches()
-        self._pulp = pulp
-        self._lp = pulp.LpProblem("dispatch")
-        self._steps = range(problem.steps)
-        #: (name, step or None for the whole plan, row), for the report of what binds
-        self._limits: list[tuple[str, int | None, Any]] = []
-        self._add_flows()
-        self._add_balance()
-        self._add_resource_rows()
-        self._add_plan_rows()
-
-    # -- columns
-
-    def _add_flows(self) -> None:
-        resources = self.problem.resources
-        count = range(len(resources))
-        add = self._lp.add_variable_matrix
-        self._supply = add("supply", (count, self._steps), 0) if resources else []
-        self._draw: dict[int, list[Any]] = {}
-        self._stored: dict[int, list[Any]] = {}
-        for index, resource in enumerate(resources):
-            limit = resource.limit if isinstance(resource, Generator | Load) else resource.capacity
-            self._bound(self._supply[index], limit)
-            if isinstance(resource, Storage):
-                self._draw[index] = add(f"charge_{index}", self._steps, 0)
-                self._stored[index] = add(f"stored_{index}", self._steps, 0, resource.energy_capacity)
-            elif isinstance(resource, Grid) and resource.export_price is not None:
-                self._draw[index] = add(f"export_{index}", self._steps, 0)
-            if index in self._draw:
-                self._bound(self._draw[index], limit)
-        self._unmet = add("unmet", self._steps, 0)
-        for step in self.switches.bounded:
-            self._unmet[step].upBound = self.problem.demand[step]
-        self._goals = {goal: self._lp.add_variable(goal, 0) for goal in GOALS}
-        for (index, step), supplies in self.switches.directions.items():
-            (self._draw if supplies else self._supply)[index][step].upBound = 0
-        self._keep_apart(resources)
-
-    def _keep_apart(self, resources: Iterable[Any]) -> None:
-        capacities = [resource.capacity for resource in resources]
-        for index, step in sorted(self.switches.binaries):
-            supplies = self._lp.add_variable(f"supplies_{index}_{step}", cat="Binary")
-            limit = capacities[index][step]
-            self._row([(self._supply[index][step], 1), (supplies, -limit)], "<=", 0)
-            self._row([(self._draw[index][step], 1), (supplies, limit)], "<=", limit)
-
-    @staticmethod
-    def _bound(variables: list[Any], limits: Series) -> None:
-        for variable, limit in zip(variables, limits, strict=True):
-            variable.upBound = limit
-
-    # -- rows
-
-    def _row(self, terms: list[tuple[Any, float]], sense: str, bound: float) -> Any:
-        total = self._pulp.lpSum_vars_coefs(terms)
-        row = total <= bound if sense == "<=" else total >= bound if sense == ">=" else total == bound
-        return self._lp.addConstraint(row)
-
-    def _limit(self, name: str, step: int | None, terms: list[tuple[Any, float]], sense: str, bound: float) -> None:
-        self._limits.append((name, step, self._row(terms, sense, bound)))
-
-    def _wanted(self, name: str) -> bool:
-        return name not in self.switches.dropped
-
-    def _net_supply(self, step: int) -> list[tuple[Any, float]]:
-        terms = [(row[step], 1.0) for row in self._supply]
-        return terms + [(row[step], -1.0) for row in self._draw.values()]
-
-    def _add_balance(self) -> None:
-        self._balance = [
-            self._row([*self._net_supply(step), (self._unmet[step], 1.0)], "==", self.problem.demand[step])
-            for step in self._steps
-            if self._wanted("demand")
-        ]
-        hours = self.problem.step_hours
-        self._row([*((unmet, hours) for unmet in self._unmet), (self._goals["unmetDemand"], -1.0)], "==", 0)
-
-    def _add_resource_rows(self) -> None:
-        for index, resource in enumerate(self.problem.resources):
-            if isinstance(resource, Storage):
-                self._add_store(index, resource)
-            elif isinstance(resource, Generator) and resource.ramp_rate is not None:
-                self._add_ramp(index, resource, resource.ramp_rate)
-
-    def _add_store(self, index: int, store: Storage) -> None:
-        one_way, hours, name = sqrt(store.efficiency), self.problem.step_hours, store.id
-        stored, charge, discharge = self._stored[index], self._draw[index], self._supply[index]
-        size = store.energy_capacity
-        for step in self._steps:
-            terms = [(stored[step], 1.0), (charge[step], -one_way * hours), (discharge[step], hours / one_way)]
-            if step:
-                terms.append((stored[step - 1], -1.0))
-            self._row(terms, "==", 0.0 if step else store.soc * size)
-            if store.min_soc[step] > 0 and self._wanted(f"{name}.minSoc"):
-                self._limit(f"{name}.minSoc", step, [(stored[step], 1.0)], ">=", store.min_soc[step] * size)
-            if store.max_soc[step] < 1 and self._wanted(f"{name}.maxSoc"):
-                self._limit(f"{name}.maxSoc", step, [(stored[step], 1.0)], "<=", store.max_soc[step] * size)
-        if store.least_end_soc > store.min_soc[-1] and self._wanted(f"{name}.endSoc"):
-            bound = store.least_end_soc * size
-            self._limit(f"{name}.endSoc", self.problem.steps - 1, [(stored[-1], 1.0)], ">=", bound)
-
-    def _add_ramp(self, index: int, unit: Generator, rates: Series) -> None:
-        name, output = f"{unit.id}.rampRate", self._supply[index]
-        if not self._wanted(name):
-            return
-        for step in self._steps:
-            change, before = [(output[step], 1.0)], 0.0
-            if step:
-                change.append((output[step - 1], -1.0))
-            elif unit.initial_output is None:
-                continue
-            else:
-                before = unit.initial_output
-            self._limit(name, step, change, "<=", before + rates[step])
-            self._limit(name, step, change, ">=", before - rates[step])
-
-    def _add_plan_rows(self) -> None:
-        limits, hours = self.problem.constraints, self.problem.step_hours
-        if limits.max_grid_import is not None and self._wanted("maxGridImport"):
-            ties = [i for i, resource in enumerate(self.problem.resources) if isinstance(resource, Grid)]
-            for step, limit in enumerate(limits.max_grid_import if ties else ()):
-                self._limit("maxGridImport", step, [(self._supply[i][step], 1.0) for i in ties], "<=", limit)
-        if limits.max_emissions is not None and self._wanted("maxEmissions"):
-            emitted = [
-                (variable, rate * hours)
-                for index, resource in enumerate(self.problem.resources)
-                if isinstance(resource, Generator | Grid) and resource.emissions is not None
-                for variable, rate in zip(self._supply[index], resource.emissions, strict=True)
-            ]
-            if emitted:
-                self._limit("maxEmissions", None, emitted, "<=", limits.max_emissions)
-        if limits.min_renewable is not None and self._wanted("minRenewable"):
-            terms = [
-                (variable, ((isinstance(resource, Generator) and resource.renewable) - limits.min_renewable) * hours)
-                for index, resource in enumerate(self.problem.resources)
-                if isinstance(resource, Generator | Grid)
-                for variable in self._supply[index]
-            ]
-            self._limit("minRenewable", None, [*terms, (self._goals["minRenewable"], 1.0)], ">=", 0)
-        if limits.max_cost is not None and self._wanted("maxCost"):
-            terms = [*self._costs(), *self._served(-limits.max_cost * hours), (self._goals["maxCost"], -1.0)]
-            self._limit("maxCost", None, terms, "<=", 0)
-
-    def _served(self, factor: float) -> list[tuple[Any, float]]:
-        """Energy served is what reaches the demand: net supply without what was shed."""
-        shed = {i for i, resource in enumerate(self.problem.resources) if isinstance(resource, Load)}
-        terms = [(each, factor) for i, row in enumerate(self._supply) if i not in shed for each in row]
-        return terms + [(each, -factor) for row in self._draw.values() for each in row]
-
-    def _costs(self) -> list[tuple[Any, float]]:
-        hours, terms = self.problem.step_hours, []
-        for index, resource in enumerate(self.problem.resources):
-            terms += [(v, c * hours) for v, c in zip(self._supply[index], resource.cost, strict=True)]
-            if isinstance(resource, Grid) and resource.export_price is not None:
-                terms += [(v, -p * hours) for v, p in zip(self._draw[index], resource.export_price, strict=True)]
-        return terms
-
-    # -- solving
-
-    @property
-    def goals(self) -> tuple[Goal, ...]:
-        """The goals that this problem has, in order."""
-        limits = self.problem.constraints
-        asked = {"unmetDemand": True, "minRenewable": limits.min_renewable, "maxCost": limits.max_cost}
-        return tuple(goal for goal in GOALS if asked[goal] is not None)
-
-    def cap(self, goal: Goal, most: float | None) -> None:
-        """Bound a goal's shortfall from above; ``None`` lifts the bound."""
-        self._goals[goal].upBound = most
-
-    def minimise(self, goal: Goal | Literal["cost"]) -> Answer | None:
-        """Return the optimum for one goal under the present caps, ``None`` if nothing satisfies the rows."""
-        if goal == "cost":
-            terms = [*self._costs(), (self._goals["unmetDemand"], UNMET_PENALTY_PER_KWH)]
-        else:
-            terms = [(self._goals[goal], 1.0)]
-        self._lp.setObjective(self._pulp.lpSum_vars_coefs(terms))
-        return self._read() if self._solve() else None
-
-    def _solve(self) -> bool:
-        done = self._pulp.LpSolveStatus
-        # Not threads=1: HiGHS refuses a count that differs from the one its process-wide scheduler started with.
-        for presolve in ("choose", "off"):
-            solver = self._pulp.HiGHS(msg=False, gapRel=0.0, gapAbs=1e-9, parallel="off", presolve=presolve)
-            stats = self._lp.solve(solver)
-            if stats.status == done.Optimal and stats.has_solution:
-                return True
-            if stats.status == done.Infeasible:
-                return False
-        # every column is bounded or costs something, so that "infeasible or unbounded" can only be the former
-        raise SolverFailed(f"the solver stopped without an answer: {stats.status_str}")
-
-    def _read(self) -> Answer:
-        hours = self.problem.step_hours
-        empty = (0.0,) * self.problem.steps
-        count = range(len(self.problem.resources))
-        return Answer(
-            supply=tuple(_values(row) for row in self._supply),
-            draw=tuple(_values(self._draw[i]) if i in self._draw else empty for i in count),
-            stored=tuple(_values(self._stored[i]) if i in self._stored else () for i in count),
-            unmet=_values(self._unmet),
-            goals={goal: float(self._goals[goal].varValue or 0.0) for goal in self.goals},
-            balance_duals=tuple(float(row.pi or 0.0) / hours for row in self._balance),
-            goal_duals={goal: float(self._goals[goal].dj or 0.0) for goal in self.goals},
-            binding=self._binding(),
+    if (matrices.lower > matrices.upper).any() or (matrices.row_lower > matrices.row_upper).any():
+        return Raw("infeasible")
+    if not matrices.cost.size:
+        possible = (matrices.row_lower <= 0).all() and (matrices.row_upper >= 0).all()
+        return (
+            Raw("optimal", 0.0, row_duals=np.zeros(matrices.row_lower.size), bound=0.0)
+            if possible
+            else Raw("infeasible")
         )
-
-    def _binding(self) -> tuple[tuple[str, ...], ...]:
-        names: list[list[str]] = [[] for _ in self._steps]
-        weight = _DUAL_TOLERANCE * self.problem.step_hours
-        for index, resource in enumerate(self.problem.resources):
-            available = getattr(resource, "availability", None)
-            for step in self._steps:
-                flows = (self._supply[index][step], self._draw[index][step] if index in self._draw else None)
-                if any(_at_top(flow, weight) for flow in flows if flow is not None):
-                    derated = available is not None and available[step] < 1
-                    names[step].append(f"{resource.id}.{'availability' if derated else 'capacity'}")
-            for step, stored in enumerate(self._stored.get(index, ())):
-                if abs(stored.dj or 0.0) > _DUAL_TOLERANCE:
-                    names[step].append(f"{resource.id}.{'maxSoc' if stored.dj < 0 else 'minSoc'}")
-        for name, place, row in self._limits:
-            if abs(row.pi or 0.0) > _DUAL_TOLERANCE:
-                for each in range(self.problem.steps) if place is None else (place,):
-                    if name not in names[each]:
-                        names[each].append(name)
-        return tuple(tuple(each) for each in names)
+    spent = 0.0
+    # Presolve costs a linear programme of this kind more than it saves; with integers it pays.
+    for presolve in ("off", "on") if matrices.integer is None else ("on", "off"):
+        left = None if time_limit is None else max(time_limit - spent, 0.0)
+        # Not threads=1: HiGHS refuses a count that differs from the one its process-wide scheduler started with.
+        solver = _arrays_solver()(
+            msg=False, timeLimit=left, gapRel=gap or 0.0, gapAbs=_GAP_ABSOLUTE, parallel="off", presolve=presolve
+        )
+        call = _Call(matrices, basis)
+        solver.createAndConfigureSolver(call)
+        solver.buildSolverModel(call)
+        solver.callSolver(call)
+        raw: Raw | None = solver.findSolutionValues(call)
+        if raw is not None:
+            return raw
+        spent += call.solverModel.getRunTime()
+        basis = None
+    raise SolverFailed(f"the solver stopped without an answer: {call.solverModel.getModelStatus()}")
 
 
-def _values(variables: list[Any]) -> Series:
-    """Clip what the solver's tolerance leaves outside the bounds; negative zero becomes zero."""
-    return tuple(min(max(float(v.varValue or 0.0), 0.0), v.upBound) + 0.0 for v in variables)
+class _Call:
+    """What PuLP's solver sees in place of an ``LpProblem``."""
+
+    def __init__(self, matrices: Matrices, basis: Any) -> None:
+        self.matrices, self.basis = matrices, basis
+        self.solverModel: Any = None
 
 
-def _at_top(variable: Any, weight: float) -> bool:
-    return variable.upBound > 0 and (variable.dj or 0.0) < -weight
+@cache
+def _arrays_solver() -> Any:
+    """Return PuLP's HiGHS with the two steps replaced that go through its model variable by variable."""
+    import highspy
+    import pulp
+
+    status = highspy.HighsModelStatus
+    feasible = int(highspy.SolutionStatus.kSolutionStatusFeasible)
+
+    class ArraysHiGHS(pulp.HiGHS):
+        def buildSolverModel(self, lp: _Call) -> None:  # noqa: N802 - PuLP's name
+            model, matrices = lp.solverModel, lp.matrices
+            none = np.zeros(0, np.int32)
+            count = matrices.cost.size
+            model.addCols(count, matrices.cost, matrices.lower, matrices.upper, 0, none, none, _nothing())
+            if matrices.integer is not None:
+                whole = np.flatnonzero(matrices.integer).astype(np.int32)
+                kinds = np.full(whole.size, int(highspy.HighsVarType.kInteger), np.uint8)
+                model.changeColsIntegrality(whole.size, whole, kinds)
+            model.addRows(
+                matrices.row_lower.size,
+                matrices.row_lower,
+                matrices.row_upper,
+                matrices.index.size,
+                matrices.start[:-1],
+                matrices.index,
+                matrices.value,
+            )
+            if lp.basis is not None:
+                model.setBasis(lp.basis)
+
+        def findSolutionValues(self, lp: _Call) -> Raw | None:  # noqa: N802 - PuLP's name
+            """Return what was found, ``None`` if it is neither an optimum, nor a proof, nor the end of the time."""
+            model = lp.solverModel
+            found, seconds = model.getModelStatus(), model.getRunTime()
+            if found == status.kInfeasible:
+                return Raw("infeasible", seconds=seconds)
+            if found not in (status.kOptimal, status.kTimeLimit):
+                return None
+            info, solution = model.getInfo(), model.getSolution()
+            objective = info.objective_function_value
+            bound = info.mip_dual_bound if lp.matrices.integer is not None else -inf
+            if found == status.kTimeLimit and not (info.primal_solution_status == feasible and isfinite(objective)):
+                return Raw("unknown", bound=bound, seconds=seconds)
+            done = found == status.kOptimal
+            return Raw(
+                status="optimal" if done else "stopped",
+                objective=objective,
+                x=np.array(solution.col_value),
+                column_duals=np.array(solution.col_dual),
+                row_duals=np.array(solution.row_dual),
+                basis=model.getBasis(),
+                bound=objective if done and lp.matrices.integer is None else bound,
+                seconds=seconds,
+            )
+
+    return ArraysHiGHS
+
+
+def to_pulp(matrices: Matrices, names: Mapping[str, Sequence[str]] | None = None) -> Any:
+    """Return the programme as a ``pulp.LpProblem``, to be written (``writeLP``) or solved by any of PuLP's solvers.
+
+    ``names`` gives, by name of a block of columns, what its first axis is called (``matrices.names_of``); without it
+    the index is used. A column is then called after its block, its resource and its step.
+    """
+    import pulp
+
+    problem = pulp.LpProblem("dispatch", pulp.LpMinimize)
+    columns: list[Any] = []
+    for name, (offset, shape) in matrices.columns.items():
+        first = (names or {}).get(name) or range(shape[0])
+        whole = matrices.integer is not None and offset < matrices.cost.size and bool(matrices.integer[offset])
+        axes = (first, *(range(length) for length in shape[1:]))
+        made = problem.add_variable_matrix(name, axes, 0, cat="Integer" if whole else "Continuous")
+        columns += [each for row in made for each in row] if len(shape) > 1 else made
+    for column, lower, upper in zip(columns, matrices.lower.tolist(), matrices.upper.tolist(), strict=True):
+        column.lowBound, column.upBound = lower, None if upper == inf else upper
+    problem.setObjective(pulp.lpSum_vars_coefs(zip(columns, matrices.cost.tolist(), strict=True)))
+    start, index, value = matrices.start.tolist(), matrices.index.tolist(), matrices.value.tolist()
+    bounds = zip(matrices.row_lower.tolist(), matrices.row_upper.tolist(), strict=True)
+    for row, (lower, upper) in enumerate(bounds):
+        terms = slice(start[row], start[row + 1])
+        total = pulp.lpSum_vars_coefs([(columns[i], v) for i, v in zip(index[terms], value[terms], strict=True)])
+        if lower == upper:
+            problem.addConstraint(total == lower)
+            continue
+        if lower > -inf:
+            problem.addConstraint(total >= lower)
+        if upper < inf:
+            problem.addConstraint(total <= upper)
+    return problem
