@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pulp
+import highspy
 import pytest
 from typer.testing import CliRunner
 
@@ -84,10 +83,47 @@ def test_a_bad_file_is_one_sentence_and_exit_1(tmp_path: Path, document: Any, sa
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_solver_that_fails_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulp, "HiGHS", partial(pulp.HiGHS, timeLimit=0))
-    result = run(saved(tmp_path, {"demand": [2000, 3000], "resources": RESOURCES}))
-    assert (result.exit_code, "without an answer" in result.stderr) == (1, True)
+def test_an_option_replaces_what_the_file_says(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"demand": 2000, "resources": RESOURCES, "solver": "milp", "timeLimit": -1})
+    assert "/solver" in run(path).stderr
+    assert "/timeLimit: must be at least 0" in run(path, "--solver", "lp").stderr
+    assert run(path, "--solver", "lp", "--time-limit", "60").exit_code == 0
+    assert run(path, "--solver", "gurobi").exit_code == 2
+
+
+def test_a_time_limit_without_a_plan_is_one_sentence(tmp_path: Path) -> None:
+    result = run(saved(tmp_path, {"demand": [2000, 3000], "resources": RESOURCES}), "--time-limit", "1e-9")
+    assert result.exit_code == 1
+    assert "no plan was found within 1e-09 seconds" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_model_is_written_for_other_solvers(tmp_path: Path) -> None:
+    tie = {**RESOURCES[2], "exportPrice": 0.01}
+    document = {"demand": [2000, 3000], "resources": [*RESOURCES[:2], tie], "constraints": {"minRenewable": 0.7}}
+    path, model = saved(tmp_path, document), tmp_path / "plan.lp"
+    answer = json.loads(run(path, "--json", "--write-lp", str(model)).stdout)
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    assert solver.readModel(str(model)) == highspy.HighsStatus.kOk
+    solver.run()
+    assert solver.getObjectiveValue() == pytest.approx(answer["cost"])
+    assert "generation_WIND_001_0" in model.read_text()
+    nowhere = run(path, "--write-lp", str(tmp_path / "none" / "plan.lp"))
+    assert (nowhere.exit_code, "cannot be written" in nowhere.stderr) == (1, True)
+
+
+def test_many_resources_and_steps_stay_readable(tmp_path: Path) -> None:
+    resources = [
+        *({"id": f"PV-{n}", "type": "solar", "capacity": 1 + n % 7, "availability": 0.5} for n in range(300)),
+        {"id": "TIE", "type": "grid", "capacity": 5000, "costPerKWh": 0.2},
+    ]
+    lines = run(saved(tmp_path, {"demand": 1000, "horizon": 60, "resources": resources})).stdout.splitlines()
+    assert len(lines) < 130
+    assert max(map(len, lines)) < 250
+    text = "\n".join(lines)
+    for words in ("300 solar", "1 grid", "291 more", "and 12 more steps", "300 availability"):
+        assert words in text
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

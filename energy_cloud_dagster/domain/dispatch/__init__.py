@@ -12,8 +12,9 @@ __all__ = ["Problem", "Solution", "parse_problem", "solve"]
 def solve(problem: Problem) -> Solution:
     """Return the optimal plan for ``problem``, or the constraints that make one impossible.
 
-    Goals in strict order: least unmet demand, least shortfall of ``minRenewable``, of ``maxCost``, least cost. With
-    ``strict`` the first three are hard. The same problem gives the same plan, bit for bit, on one machine.
+    Goals in strict order: least unmet demand, least shortfall of ``minRenewable``, of ``maxCost``, least cost, and then
+    the priorities. With ``strict`` the first three are hard. The same problem gives the same plan, bit for bit, on one
+    machine. Raises SolverFailed where ``time_limit`` ran out before there was any plan.
     """
     from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
     from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from math import isnan
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from energy_cloud_dagster.domain.dispatch import explain
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Floats, Problem, Series
 from energy_cloud_dagster.domain.intervals import rfc3339
 
-Outcome = Any
+if TYPE_CHECKING:
+    from energy_cloud_dagster.domain.dispatch.flows import Outcome
 
 #: Shortfalls below this share of what was asked for are the solver's tolerance.
 _TOLERANCE: Final = 1e-6
@@ -148,7 +149,8 @@ class Solution:
 
     def _steps(self) -> list[dict[str, Any]]:
         steps: list[dict[str, Any]] = [
-            {"marginalPrice": price, "binding": list(binding)}
+            # an optimum of integers alone has no prices
+            {"marginalPrice": None if isnan(price) else price, "binding": list(binding)}
             for price, binding in zip(_rounded(self.marginal_price), self.binding, strict=True)
         ]
         if self.problem.start is None:
@@ -182,7 +184,6 @@ def infeasible_solution(problem: Problem, conflict: tuple[str, ...]) -> Solution
 
 def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
     """Return the plan with its figures, its violations and its explanation."""
-    outcome = outcome if hasattr(outcome, "flows") else _with_flows(problem, outcome)
     flows, hours = outcome.flows, problem.step_hours
     unmet_energy = float(flows.unmet.sum()) * hours
     # what the solver's tolerance leaves is not an unmet demand
@@ -195,9 +196,7 @@ def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
     output[problem.loads.place] = flows.shed
     energy = _energies(problem, outcome)
     violations = tuple(_violations(problem, outcome.cost, unmet_energy, energy))
-    told: Any = explain
-    speaks = hasattr(told, "binding")
-    solution = Solution(
+    return Solution(
         problem,
         "completed",
         cost=outcome.cost + UNMET_PENALTY_PER_KWH * unmet_energy,
@@ -211,39 +210,13 @@ def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
         unmet=flows.unmet,
         total_output=output.sum(axis=0),
         marginal_price=outcome.duals.price,
-        binding=told.binding(problem, outcome) if speaks else getattr(outcome, "binding", ((),) * problem.steps),
+        binding=explain.binding(problem, outcome),
         violations=violations,
+        explanation=(*explain.sentences(problem, outcome), *explain.goals(problem, outcome)),
         solver=outcome.solver,
         optimal=outcome.optimal,
         gap=outcome.gap,
     )
-    if speaks:
-        return replace(solution, explanation=(*told.sentences(problem, outcome), *told.goals(problem, outcome)))
-    return replace(solution, explanation=tuple(told.sentences(problem, solution)))
-
-
-def _with_flows(problem: Problem, outcome: Any) -> Any:
-    """Return the flows of a model of resources as those of columns."""
-    answer = outcome.answer
-    supply, draw = np.array(answer.supply), np.array(answer.draw)
-    supply, draw = supply.reshape(-1, problem.steps), draw.reshape(-1, problem.steps)
-    units, stores, ties, loads = (
-        each.place for each in (problem.generators, problem.stores, problem.ties, problem.loads)
-    )
-    stored = np.array([answer.stored[place] for place in stores.tolist()]).reshape(-1, problem.steps)
-    flows = SimpleNamespace(
-        generation=supply[units],
-        discharge=supply[stores],
-        charge=draw[stores],
-        stored=stored,
-        imported=supply[ties],
-        exported=draw[ties],
-        shed=supply[loads],
-        unmet=np.array(answer.unmet),
-    )
-    duals = SimpleNamespace(price=np.array(outcome.prices), limits={})
-    found = {"flows": flows, "duals": duals, "cost": outcome.cost, "binding": answer.binding}
-    return SimpleNamespace(**found, optimal=True, gap=0.0, solver="lp", shortfalls=outcome.shortfalls)
 
 
 @dataclass(frozen=True, slots=True)
