@@ -97,6 +97,24 @@ class Settings(BaseSettings):
     command_validity_seconds: int = Field(
         300, ge=1, le=604_800, description="How long a command without `validUntil` is valid."
     )
+    simulate_resources: bool = Field(
+        False,
+        description="Give a resource that is added to a VPP without a device a simulated one; `up` and `demo` do.",
+    )
+    dispatch_seconds: float = Field(
+        30.0, gt=0, le=3600, description="Longest search for a plan that was asked for over the API."
+    )
+    grid_price: float = Field(
+        0.12, ge=0, description="Import price per kWh of a grid connection where the market has published none."
+    )
+    dispatch_approval_kw: float | None = Field(
+        None,
+        ge=0,
+        description="Largest sum of setpoints that an operator applies alone; an administrator approves more. Empty: any.",
+    )
+    watchdog_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="A device under an allocation that is silent for so long falls back."
+    )
     partition_days_ahead: int = Field(7, ge=1, le=366, description="Day partitions that are made ahead.")
     retention_days: int | None = Field(
         None, ge=1, description="Days of readings kept in the database once they are archived; empty: all."

@@ -169,7 +169,7 @@ def metered_from_readings(rows: Sequence[sa.Row[Any]]) -> dict[str, int]:
 def scheduled_totals(connection: sa.Connection, region_id: str, delivery: datetime) -> dict[str, int]:
     """Return what each VPP planned to inject in the delivery hour (Wh), by the plan that its orders came from."""
     totals = {}
-    for one in vpps.in_region(connection, region_id):
+    for one in vpps.in_region(connection, region_id, deleted=True):
         steps = plans.setpoints(connection, one.vpp_id, gate_closure(delivery), delivery)
         if one.participant_id is not None and steps:
             planned = sum(step.output_kw for step in steps if step.type not in ("grid", "load"))
@@ -197,7 +197,7 @@ def plan_digest(connection: sa.Connection, region_id: str, delivery: datetime) -
     """Return the digest of the VPPs' plans in force for the delivery: problem, solution and setpoints."""
     issued_at = gate_closure(delivery)
     found = {}
-    for one in vpps.in_region(connection, region_id):
+    for one in vpps.in_region(connection, region_id, deleted=True):
         row = plans.plan_of(connection, one.vpp_id, issued_at)
         if row is not None:
             steps = plans.setpoints(connection, one.vpp_id, issued_at)

@@ -142,7 +142,8 @@ def _storage(connection: sa.Connection, region_id: str, end: datetime, as_of: da
     rows = connection.execute(
         sa.select(vpp_resource.c.device_id, vpp_resource.c.parameters)
         .join_from(vpp_resource, vpp, vpp.c.vpp_id == vpp_resource.c.vpp_id)
-        .where(vpp.c.region_id == region_id, vpp_resource.c.type == "storage", vpp_resource.c.device_id.is_not(None))
+        .where(vpp.c.region_id == region_id, vpp.c.deleted_at.is_(None))
+        .where(vpp_resource.c.type == "storage", vpp_resource.c.device_id.is_not(None))
     ).all()
     states = vpps.latest_states(connection, [row.device_id for row in rows], as_of, before=end)
     capacity = current = power = 0.0

@@ -75,6 +75,13 @@ device = sa.Table(
     sa.Column("verified", sa.Boolean, nullable=False, server_default=sa.true()),
     _stamp("created_at", "When it was registered"),
     sa.Column("metadata", JSONB, nullable=True, comment="What it last said of itself: type, firmware …"),
+    sa.Column(
+        "simulated",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="Made for a resource without a device; the simulated fleet plays it",
+    ),
     sa.CheckConstraint("customer_class in ('residential', 'commercial', 'industrial')", name="customer_class"),
     schema="registry",
 )
@@ -104,8 +111,11 @@ vpp = sa.Table(
     sa.Column("participant_id", sa.Text, sa.ForeignKey(participant.c.participant_id), nullable=True),
     sa.Column("capacity_kw", sa.Float, nullable=False),
     sa.Column("location", JSONB, nullable=True, comment="{lat, lng}"),
+    _stamp("deleted_at", "When it was taken out of service; null: it stands", null=True),
     schema="registry",
 )
+# Positions are settled by participant, so that one VPP at a time trades for each.
+sa.Index("uq_vpp_participant_id", vpp.c.participant_id, unique=True, postgresql_where=vpp.c.deleted_at.is_(None))
 vpp_resource = sa.Table(
     "vpp_resource",
     metadata,
@@ -378,8 +388,30 @@ plan = sa.Table(
     sa.Column("problem", JSONB, nullable=False, comment="The dispatch problem, as PLAN.json"),
     sa.Column("solution", JSONB, nullable=False, comment="The answer, as INTERFACES describes it, without solve time"),
     sa.Column("digest", sa.Text, nullable=False),
+    sa.Column(
+        "materialized_at",
+        Stamp,
+        nullable=True,
+        server_default=sa.func.now(),
+        comment="When it was computed; null: not known. Not part of the digest",
+    ),
+    sa.Column("run_id", sa.Text, nullable=True, comment="Dagster run that last wrote it; not part of the digest"),
     schema="dispatch",
 )
+optimization = sa.Table(
+    "optimization",
+    metadata,
+    sa.Column("optimization_id", sa.Text, primary_key=True),
+    sa.Column("vpp_id", sa.Text, sa.ForeignKey(vpp.c.vpp_id), nullable=False),
+    sa.Column("requested_by", sa.Text, nullable=False, comment="Account"),
+    _stamp("created_at", "When it was solved"),
+    sa.Column("problem", JSONB, nullable=False, comment="The dispatch problem, as PLAN.json"),
+    sa.Column("answer", JSONB, nullable=False, comment="What was answered, without id and solve time"),
+    sa.Column("digest", sa.Text, nullable=False, comment="Over problem and answer"),
+    schema="dispatch",
+    comment="Plans that were asked for over the API",
+)
+sa.Index("ix_optimization_vpp_id", optimization.c.vpp_id, optimization.c.created_at)
 setpoint = sa.Table(
     "setpoint",
     metadata,
@@ -393,6 +425,26 @@ setpoint = sa.Table(
     sa.Column("soc", sa.Double, nullable=True, comment="State of charge at the end of the step, fraction"),
     sa.Column("marginal_price", sa.Double, nullable=False, comment="Dual of the balance, per kWh"),
     schema="dispatch",
+)
+actual = sa.Table(
+    "actual",
+    metadata,
+    sa.Column("vpp_id", sa.Text, primary_key=True),
+    _stamp("ts", "Start of the hour", key=True),
+    sa.Column("resource_id", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    _stamp("issued_at", "The now of the newest plan of the hour"),
+    sa.Column("planned_kw", sa.Double, nullable=False, comment="Storage: discharge - charge; grid: import - export"),
+    sa.Column("actual_kw", sa.Double, nullable=True, comment="Mean power of the hour; null: not known"),
+    sa.Column("source", sa.Text, nullable=False, comment="measured, balance (of the region's meters) or none"),
+    sa.Column("planned_soc", sa.Double, nullable=True, comment="At the end of the hour, fraction"),
+    sa.Column("actual_soc", sa.Double, nullable=True, comment="As last measured within the hour, fraction"),
+    sa.Column("planned_cost", sa.Double, nullable=False, comment="In the market's currency; exports earn"),
+    sa.Column("actual_cost", sa.Double, nullable=True, comment="Actual energy at the plan's costs"),
+    _stamp("compared_at", "As-of time of the comparison"),
+    sa.CheckConstraint("source in ('measured', 'balance', 'none')", name="source"),
+    schema="dispatch",
+    comment="Planned against actual power of every resource of a VPP, by hour",
 )
 command = sa.Table(
     "command",
@@ -419,6 +471,56 @@ command = sa.Table(
 sa.Index("ix_command_device_id", command.c.device_id, command.c.created_at)
 sa.Index(
     "ix_command_open", command.c.next_attempt_at, postgresql_where=command.c.state.in_(("queued", "sent", "accepted"))
+)
+allocation = sa.Table(
+    "allocation",
+    metadata,
+    sa.Column("allocation_id", sa.Text, primary_key=True),
+    sa.Column("vpp_id", sa.Text, sa.ForeignKey(vpp.c.vpp_id), nullable=False),
+    sa.Column("optimization_id", sa.Text, nullable=True, comment="Whose answer it is; null: given as such"),
+    sa.Column("state", sa.Text, nullable=False, comment="waiting (for an approval) or applied"),
+    sa.Column("total_kw", sa.Double, nullable=False, comment="Largest sum of absolute setpoints in one step"),
+    _stamp("starts_at", "Start of its first step"),
+    sa.Column("step_minutes", sa.Integer, nullable=False),
+    sa.Column("steps", sa.Integer, nullable=False),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    _stamp("created_at", "When it was asked for"),
+    sa.Column("approved_by", sa.Text, nullable=True, comment="Null: it needed no approval, or waits for one"),
+    _stamp("applied_at", "When its first commands were queued", null=True),
+    sa.CheckConstraint("state in ('waiting', 'applied')", name="state"),
+    schema="dispatch",
+    comment="Setpoints that somebody asked a VPP to hold",
+)
+sa.Index("ix_allocation_vpp_id", allocation.c.vpp_id, allocation.c.created_at)
+allocation_item = sa.Table(
+    "allocation_item",
+    metadata,
+    sa.Column("allocation_id", sa.Text, sa.ForeignKey(allocation.c.allocation_id), primary_key=True),
+    sa.Column("resource_id", sa.Text, primary_key=True),
+    sa.Column("vpp_id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False, comment="Of the resource"),
+    sa.Column(
+        "device_id",
+        sa.Text,
+        sa.ForeignKey(device.c.device_id),
+        nullable=True,
+        comment="That obeys; null: nothing can be commanded",
+    ),
+    sa.Column("outputs", ARRAY(sa.Double), nullable=False, comment="kW in each step, signed as in the problem"),
+    sa.Column("step", sa.Integer, nullable=True, comment="The step that was commanded last; null: none yet"),
+    sa.Column("command_id", sa.Text, sa.ForeignKey(command.c.command_id), nullable=True, comment="Its command"),
+    _stamp("commanded_at", "When that was queued", null=True),
+    sa.Column("safe_kw", sa.Double, nullable=True, comment="Setpoint of the fallback, where it fell back"),
+    _stamp("fallback_at", "When its device was found silent; null: never", null=True),
+    _stamp("ended_at", "When a newer allocation or its end came; null: it stands", null=True),
+    schema="dispatch",
+    comment="What an allocation asks of each resource, and how far that is",
+)
+sa.Index(
+    "ix_allocation_item_standing",
+    allocation_item.c.vpp_id,
+    allocation_item.c.resource_id,
+    postgresql_where=allocation_item.c.ended_at.is_(None),
 )
 
 # -- market
@@ -573,3 +675,19 @@ command_event = sa.Table(
     comment="Every transition of every command",
 )
 sa.Index("ix_command_event_command_id", command_event.c.command_id)
+vpp_event = sa.Table(
+    "vpp_event",
+    metadata,
+    sa.Column("event_id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("vpp_id", sa.Text, sa.ForeignKey(vpp.c.vpp_id), nullable=False),
+    _stamp("at", "When it happened"),
+    sa.Column("actor", sa.Text, nullable=False, comment="Account"),
+    sa.Column(
+        "action", sa.Text, nullable=False, comment="created, changed, deleted, resource_added or resource_removed"
+    ),
+    sa.Column("resource_id", sa.Text, nullable=True),
+    sa.Column("document", JSONB, nullable=False, comment="The VPP or resource as it was from then on, or last"),
+    schema="audit",
+    comment="Every change of a VPP and its resources",
+)
+sa.Index("ix_vpp_event_vpp_id", vpp_event.c.vpp_id)

@@ -1,16 +1,17 @@
-"""Virtual power plants, their resources and the latest measured state of each: ``registry.vpp*`` and readings."""
+"""Virtual power plants, their resources and the latest measured state of each: ``registry.vpp*`` and readings.
+
+Changes are made by ``vpp_registry``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters.tables import device, reading, series, vpp, vpp_resource
-
-# -- read
+from energy_cloud_dagster.adapters.tables import device, participant, reading, series, vpp, vpp_resource
 
 
 class Vpp(NamedTuple):
@@ -22,6 +23,9 @@ class Vpp(NamedTuple):
     participant_id: str | None
     capacity_kw: float
     location: dict[str, float] | None
+
+
+_COLUMNS: Final = tuple(vpp.c[name] for name in Vpp._fields)
 
 
 class VppResource(NamedTuple):
@@ -51,32 +55,56 @@ class LatestState(NamedTuple):
     received_at: datetime
 
 
-def page(connection: sa.Connection, *, limit: int, after: str | None = None) -> list[Vpp]:
-    """Return up to ``limit`` VPPs in the order of their ids, those after the id ``after``."""
-    statement = sa.select(*(vpp.c[name] for name in Vpp._fields)).order_by(vpp.c.vpp_id).limit(limit)
+def page(
+    connection: sa.Connection,
+    *,
+    limit: int,
+    after: str | None = None,
+    participant_id: str | None = None,
+    everyone: bool = True,
+) -> list[Vpp]:
+    """Return up to ``limit`` standing VPPs in the order of their ids, those after the id ``after``.
+
+    With ``everyone`` false only those that ``participant_id`` may see (``by_id``).
+    """
+    statement = _standing(participant_id, everyone).order_by(vpp.c.vpp_id).limit(limit)
     if after is not None:
         statement = statement.where(vpp.c.vpp_id > after)
     return [Vpp._make(row) for row in connection.execute(statement)]
 
 
-def by_id(connection: sa.Connection, vpp_id: str) -> Vpp | None:
-    """Return one VPP, None where there is none of that id."""
-    row = connection.execute(
-        sa.select(*(vpp.c[name] for name in Vpp._fields)).where(vpp.c.vpp_id == vpp_id)
-    ).one_or_none()
+def by_id(
+    connection: sa.Connection, vpp_id: str, *, participant_id: str | None = None, everyone: bool = True
+) -> Vpp | None:
+    """Return one standing VPP, None where there is none of that id.
+
+    With ``everyone`` false a prosumer's VPP is seen by that prosumer (``participant_id``) only; those of companies and
+    of nobody are public.
+    """
+    row = connection.execute(_standing(participant_id, everyone).where(vpp.c.vpp_id == vpp_id)).one_or_none()
     return None if row is None else Vpp._make(row)
 
 
-def in_region(connection: sa.Connection, region_id: str) -> list[Vpp]:
-    """Return the VPPs of a region in the order of their ids."""
-    statement = (
-        sa.select(*(vpp.c[name] for name in Vpp._fields)).where(vpp.c.region_id == region_id).order_by(vpp.c.vpp_id)
-    )
+def in_region(connection: sa.Connection, region_id: str, *, deleted: bool = False) -> list[Vpp]:
+    """Return the standing VPPs of a region (with ``deleted`` all that it ever had) in the order of their ids."""
+    statement = sa.select(*_COLUMNS).where(vpp.c.region_id == region_id).order_by(vpp.c.vpp_id)
+    if not deleted:
+        statement = statement.where(vpp.c.deleted_at.is_(None))
     return [Vpp._make(row) for row in connection.execute(statement)]
 
 
+def own_grid_id(vpp_id: str) -> str:
+    """Return the id of the grid connection that a VPP has of its own while it has no ``grid`` resource."""
+    return f"{vpp_id}-GRID"
+
+
+def listed(found: Iterable[VppResource]) -> list[VppResource]:
+    """Return the resources that somebody gave the VPP: its own grid connection aside."""
+    return [each for each in found if each.resource_id != own_grid_id(each.vpp_id)]
+
+
 def resources(connection: sa.Connection, vpp_ids: Collection[str]) -> dict[str, list[VppResource]]:
-    """Return the resources of the named VPPs by VPP id, in the order of their ids."""
+    """Return the resources of the named VPPs by VPP id, in the order of their ids, own grid connections among them."""
     found: dict[str, list[VppResource]] = {vpp_id: [] for vpp_id in vpp_ids}
     rows = connection.execute(
         sa.select(*(vpp_resource.c[name] for name in VppResource._fields))
@@ -125,4 +153,10 @@ def latest_states(
     return found
 
 
-# -- write
+def _standing(participant_id: str | None, everyone: bool) -> sa.Select[Any]:
+    statement = sa.select(*_COLUMNS).where(vpp.c.deleted_at.is_(None))
+    if everyone:
+        return statement
+    private = sa.exists().where(participant.c.participant_id == vpp.c.participant_id, participant.c.kind == "prosumer")
+    own = vpp.c.participant_id == sa.bindparam("own", participant_id, sa.Text)
+    return statement.where(sa.or_(vpp.c.participant_id.is_(None), own, sa.not_(private)))

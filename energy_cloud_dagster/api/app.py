@@ -27,9 +27,11 @@ from energy_cloud_dagster.api.routers import (
     devices,
     energy,
     health,
+    optimize,
     real_time,
     trading,
     vpp,
+    vpp_resources,
 )
 from energy_cloud_dagster.api.security import AccountCache, Tokens, access_of, admit, is_public, signing_secret
 from energy_cloud_dagster.api.stream import Hub
@@ -82,7 +84,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.state.streams = Hub(engine, settings.database_url.get_secret_value(), replay=settings.replay)
     errors.install(app)
-    for section in (auth, health, consumption, energy, real_time, vpp, devices, commands, trading, audit):
+    for section in (
+        auth,
+        health,
+        consumption,
+        energy,
+        real_time,
+        vpp,
+        vpp_resources,
+        optimize,
+        devices,
+        commands,
+        trading,
+        audit,
+    ):
         app.include_router(section.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -73,3 +74,19 @@ def absent(value: object) -> bool:
 def finite(number: float) -> float:
     """Return ``number`` rounded to nine digits after the point: sums of floats carry noise past that."""
     return round(number, 9)
+
+
+def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema without references: for a body that OpenAPI describes and a route reads by hand."""
+    definitions = schema.get("$defs", {})
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(each) for each in part]
+        if not isinstance(part, Mapping):
+            return part
+        if "$ref" in part:
+            part = {**definitions[part["$ref"].removeprefix("#/$defs/")], **part}
+        return {name: resolved(each) for name, each in part.items() if name not in {"$ref", "$defs"}}
+
+    return resolved(schema)  # type: ignore[no-any-return]

@@ -143,7 +143,7 @@ def _homes_orders(connection: sa.Connection, region: str, price: OutsidePrice, n
 def _vpps_orders(connection: sa.Connection, region: str, price: OutsidePrice, now: datetime) -> list[Order]:
     """Return what the VPPs' plans leave over: planned exports, and sun and wind that the plan curtails."""
     orders: list[Order] = []
-    for one in vpps.in_region(connection, region):
+    for one in vpps.in_region(connection, region, deleted=True):
         steps = plans.setpoints(connection, one.vpp_id, now, price.hour)
         if one.participant_id is None or not steps:
             continue

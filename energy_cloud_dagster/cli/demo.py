@@ -38,7 +38,7 @@ def demo(
     started = time.perf_counter()
     console = plain_console(stderr=as_json)
     stages = Stages(console)
-    given = load_settings(replay=True, automation="stopped")
+    given = load_settings(replay=True, automation="stopped", simulate_resources=True)
     logs.configure(given, quiet=True)
     with ExitStack() as stack:
         with stages.stage("Start database, broker and chain"):

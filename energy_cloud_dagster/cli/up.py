@@ -42,7 +42,9 @@ def up(
     from energy_cloud_dagster.cli import bringup, logs, report
     from energy_cloud_dagster.settings import load_settings
 
-    given = load_settings(automation="running", **({"port_base": port_base} if port_base else {}))
+    given = load_settings(
+        automation="running", simulate_resources=True, **({"port_base": port_base} if port_base else {})
+    )
     logs.configure(given, quiet=True)
     console = plain_console()
     with bringup.running(given) as (settings, parts):

@@ -112,6 +112,15 @@ def viewer(anyone: Client) -> Client:
     return anyone.as_("viewer")
 
 
+@pytest.fixture(scope="module")
+def tidy(operator: Client) -> Iterator[None]:
+    """Take the VPPs that a module made out of service."""
+    yield
+    for item in operator.get("/v1/vpp").json()["items"]:
+        if item["id"] != "VPP-001":
+            assert operator("DELETE", f"/v1/vpp/{item['id']}").status_code == 204
+
+
 def fill(connection: sa.Connection) -> None:
     registry.seed(connection, SEOUL_COMMUNITY, T0, demo_key="test")
     for role in accounts.ROLES:

@@ -31,6 +31,7 @@ def test_a_vpp_is_the_document_of_the_standard_with_measured_states(viewer: Clie
         "capacity": 5200.0,
         "unit": "kW",
         "region": "seoul",
+        "participantId": "VPP-001",
         "location": {"lat": 37.5665, "lng": 126.978},
         "aggregatedOutput": 100.0 + 600.0 - 40.0,
         "status": "degraded",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.conftest import Pipeline
 
 MARKET = "KRW-KWH"
-#: Every table that the hourly run writes, with the column that tells of a run and not of an hour.
+#: Every table that the hourly run writes, with the columns that tell of a run and not of an hour.
 TABLES = {
     "validated.reading": "",
     "validated.hour": "",
@@ -21,8 +21,9 @@ TABLES = {
     "marts.fct_region__hourly": "",
     "marts.fct_participant__hourly": "",
     "forecast.point": "",
-    "dispatch.plan": "",
+    "dispatch.plan": "materialized_at,run_id",
     "dispatch.setpoint": "",
+    "dispatch.actual": "",
     "market.price": "",
     'market."order"': "",
     "market.clearing": "",
@@ -40,7 +41,7 @@ def rows(pipeline: Pipeline) -> dict[str, list[str]]:
     found = {}
     with pipeline.begin() as connection:
         for table, without in TABLES.items():
-            line = f"(to_jsonb(t) - '{without}')::text"
+            line = f"(to_jsonb(t) - '{{{without}}}'::text[])::text"
             found[table] = list(connection.execute(sa.text(f"select {line} from {table} t order by 1")).scalars())
     return found
 
