@@ -19,11 +19,13 @@ def solve(problem: Problem) -> Solution:
     from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
     from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution, infeasible_solution
-    from energy_cloud_dagster.domain.errors import InvalidInput
 
     if problem.solver == "ga":
-        raise InvalidInput('solver "ga" is not supported yet', pointer="/solver")
-    outcome = optimise(problem)
+        from energy_cloud_dagster.domain.dispatch import genetic
+
+        outcome = genetic.optimise(problem)
+    else:
+        outcome = optimise(problem)
     if isinstance(outcome, Impossible):
         return infeasible_solution(problem, smallest_conflict(problem, outcome.switches))
     return completed_solution(problem, outcome)
