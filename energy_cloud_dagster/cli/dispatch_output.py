@@ -59,15 +59,16 @@ def show(solution: Solution, seconds: float) -> None:
 
 
 def _show_steps(console: Console, solution: Solution) -> None:
+    from rich import box
     from rich.table import Table
 
     problem = solution.problem
     headings, columns = _supply(solution)
     few, unmet = problem.size <= _COLUMNS, bool(solution.unmet_energy)
-    table = Table()
-    table.add_column("Step")
-    for heading in ("Demand kW", *headings, *(["Unmet"] if unmet else []), "Price per kWh"):
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Step", no_wrap=True)
+    for heading in ("Demand kW", *headings, *(["Unmet"] if unmet else []), "Price"):
+        table.add_column(heading, justify="right", no_wrap=not few)
     table.add_column("Binding")
     for step in range(min(problem.steps, _STEPS)):
         start = problem.step_start(step)
@@ -100,12 +101,13 @@ def _supply(solution: Solution) -> tuple[list[str], list[list[float]]]:
 def _show_largest(console: Console, solution: Solution) -> None:
     """List the resources that move the most energy; storage and grid count in both directions."""
     import numpy as np
+    from rich import box
     from rich.table import Table
 
     problem = solution.problem
     energy = np.abs(solution.output).sum(axis=1) * problem.step_hours
     largest = np.argsort(-energy, kind="stable")[:_LARGEST].tolist()
-    table = Table("Largest", "Type")
+    table = Table("Largest", "Type", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("kWh", "Least kW", "Most kW"):
         table.add_column(heading, justify="right")
     for place in largest:
@@ -123,18 +125,20 @@ def _say(console: Console, line: str) -> None:
 
 
 def _named(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _BINDING:,} more" if len(names) > _BINDING else ""
+    more = f", {len(names) - _BINDING:,} more" if len(names) > _BINDING else ""
     return ", ".join(names[:_BINDING]) + more if names else "-"
 
 
 def _counted(names: tuple[str, ...]) -> str:
-    """Return how many resources are at a limit, limit by limit: ``6 availability, 2 capacity, maxGridImport``."""
+    """Return how many resources are at a limit, the rarest first: ``maxGridImport, 2 rampRate, 6 capacity``."""
     counts: dict[str, int] = {}
     for name in names:
         owner, dot, limit = name.rpartition(".")
-        limit = limit if owner else name
+        # what is available of a capacity is one limit to whom only the number matters
+        limit = "capacity" if limit == "availability" else limit if owner else name
         counts[limit] = counts.get(limit, 0) + bool(dot)
-    return ", ".join(f"{count:,} {limit}" if count else limit for limit, count in counts.items()) or "-"
+    rarest = sorted(counts.items(), key=lambda each: each[1])
+    return _named(tuple(f"{count:,} {limit}" if count else limit for limit, count in rarest))
 
 
 def _power(value: float) -> str:

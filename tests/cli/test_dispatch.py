@@ -122,7 +122,7 @@ def test_many_resources_and_steps_stay_readable(tmp_path: Path) -> None:
     assert len(lines) < 130
     assert max(map(len, lines)) < 250
     text = "\n".join(lines)
-    for words in ("300 solar", "1 grid", "291 more", "and 12 more steps", "300 availability"):
+    for words in ("300 solar", "1 grid", "291 more", "and 12 more steps", "300 capacity"):
         assert words in text
 
 
