@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import lp, priority
+from energy_cloud_dagster.domain.dispatch import lp, priority, reduce
 from energy_cloud_dagster.domain.dispatch.flows import (
     Duals,
     Flows,
@@ -166,12 +166,24 @@ class _Search:
 
     # -- goals
 
-    def _run(self, matrices: Matrices, *, basis: Any = None, grace: bool = False) -> Raw:
+    def _best(self, switches: Switches, matrices: Matrices, basis: Any = None, *, grace: bool = False) -> Raw:
+        """Solve the programme that was built under ``switches``: by way of a smaller one where that is quicker."""
+        if basis is None and reduce.wanted(self._problem, matrices):
+
+            def smaller(matrices: Matrices, *, basis: Any = None) -> Raw:
+                return self._run(matrices, basis=basis, grace=grace, presolve=True, primal=True)
+
+            raw = reduce.run(self._problem, switches, matrices, smaller)
+            if raw is not None:
+                return raw
+        return self._run(matrices, basis=basis, grace=grace)
+
+    def _run(self, matrices: Matrices, *, basis: Any = None, grace: bool = False, **options: bool) -> Raw:
         """Solve within what is left of the time; with ``grace`` within all of it, to make a plan of a decision."""
         left = self._limit
         if left is not None and not grace:
             left = max(left - self._spent, 0.0)
-        raw = lp.run(matrices, basis=basis, time_limit=left)
+        raw = lp.run(matrices, basis=basis, time_limit=left, **options)
         self._spent += raw.seconds
         return raw
 
@@ -179,7 +191,7 @@ class _Search:
         """Return the best plan under ``switches``; raises _Expired if there is no time to find any."""
         if not self._short:
             matrices = build(self._problem, switches)
-            raw = self._run(matrices, grace=grace)
+            raw = self._best(switches, matrices, grace=grace)
             if raw.status != "infeasible":
                 return self._found(switches, matrices, raw, dict.fromkeys(goals_of(self._problem), 0.0))
             if self._problem.strict:
@@ -204,7 +216,7 @@ class _Search:
         last: tuple[Matrices, Raw] | None = None
         proven = True
         for goal in (*goals_of(self._problem), None):
-            staged, raw = self._minimise(matrices, goal, caps, basis, grace=grace)
+            staged, raw = self._minimise(switches, matrices, goal, caps, basis, grace=grace)
             if raw.status == "infeasible":
                 return None
             if raw.status == "unknown":
@@ -227,7 +239,14 @@ class _Search:
         return replace(found, columns=columns, rows=rows, proven=proven)
 
     def _minimise(
-        self, matrices: Matrices, goal: Goal | None, caps: dict[Goal, float], basis: Any, *, grace: bool
+        self,
+        switches: Switches,
+        matrices: Matrices,
+        goal: Goal | None,
+        caps: dict[Goal, float],
+        basis: Any,
+        *,
+        grace: bool,
     ) -> tuple[Matrices, Raw]:
         """Minimise a goal, or the cost, under the caps found so far.
 
@@ -242,7 +261,7 @@ class _Search:
             for capped, least in caps.items():
                 upper[_column(matrices, capped)] = least + hair * max(1.0, least)
             staged = replace(matrices, cost=cost, upper=upper)
-            raw = self._run(staged, basis=basis, grace=grace)
+            raw = self._best(switches, staged, basis, grace=grace)
             if raw.status != "infeasible" or not caps:
                 return staged, raw
         raise SolverFailed(f"no plan keeps the least {', '.join(caps)} that was found before")

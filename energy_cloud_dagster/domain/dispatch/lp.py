@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from energy_cloud_dagster.domain.dispatch.matrices import Matrices
-    from energy_cloud_dagster.domain.dispatch.problem import Floats
+    from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, IntArray
 
 #: The absolute gap, in currency, at which a plan with integers counts as proven; the relative one is zero.
 _GAP_ABSOLUTE: Final = 1e-9
@@ -28,6 +28,10 @@ _GAP_ABSOLUTE: Final = 1e-9
 
 def _nothing() -> Floats:
     return np.zeros(0)
+
+
+#: HiGHS's number of the primal simplex method.
+_PRIMAL: Final = 4
 
 
 class SolverFailed(EnergyCloudError):
@@ -54,11 +58,21 @@ class Raw:
     seconds: float = 0.0
 
 
-def run(matrices: Matrices, *, basis: Any = None, time_limit: float | None = None, gap: float | None = None) -> Raw:
+def run(
+    matrices: Matrices,
+    *,
+    basis: Any = None,
+    time_limit: float | None = None,
+    gap: float | None = None,
+    presolve: bool = False,
+    primal: bool = False,
+) -> Raw:
     """Minimise; deterministic and on one thread.
 
-    ``basis`` is that of a solve of the same columns and rows, from which this one starts. ``time_limit`` is in seconds,
-    ``gap`` the relative gap at which an integer programme may stop. Raises SolverFailed if HiGHS gives up.
+    ``basis`` is that of a solve of the same columns and rows, from which this one starts, or one that was
+    :func:`widened`. ``time_limit`` is in seconds, ``gap`` the relative gap at which an integer programme may stop.
+    ``presolve`` is for linear programmes with many columns that the rows decide, ``primal`` for a basis that is a plan
+    but not the best one. Raises SolverFailed if HiGHS gives up.
     """
     if (matrices.lower > matrices.upper).any() or (matrices.row_lower > matrices.row_upper).any():
         return Raw("infeasible")
@@ -71,12 +85,15 @@ def run(matrices: Matrices, *, basis: Any = None, time_limit: float | None = Non
         )
     spent = 0.0
     # Presolve costs a linear programme of this kind more than it saves; with integers it pays.
-    for presolve in ("off", "on") if matrices.integer is None else ("on", "off"):
+    first, second = ("on", "off") if presolve or matrices.integer is not None else ("off", "on")
+    for setting in (first, second):
         left = None if time_limit is None else max(time_limit - spent, 0.0)
         # Not threads=1: HiGHS refuses a count that differs from the one its process-wide scheduler started with.
         solver = _arrays_solver()(
-            msg=False, timeLimit=left, gapRel=gap or 0.0, gapAbs=_GAP_ABSOLUTE, parallel="off", presolve=presolve
+            msg=False, timeLimit=left, gapRel=gap or 0.0, gapAbs=_GAP_ABSOLUTE, parallel="off", presolve=setting
         )
+        if primal and basis is not None:
+            solver.optionsDict["simplex_strategy"] = _PRIMAL
         call = _Call(matrices, basis)
         solver.createAndConfigureSolver(call)
         solver.buildSolverModel(call)
@@ -87,6 +104,29 @@ def run(matrices: Matrices, *, basis: Any = None, time_limit: float | None = Non
         spent += call.solverModel.getRunTime()
         basis = None
     raise SolverFailed(f"the solver stopped without an answer: {call.solverModel.getModelStatus()}")
+
+
+def widened(basis: Any, columns: IntArray, had_columns: BoolArray, rows: IntArray, had_rows: BoolArray) -> Any:
+    """Return ``basis`` for a programme that has more columns and rows.
+
+    ``had_columns`` and ``had_rows`` mark those of the larger programme that ``basis`` is about, in the same order; the
+    others get the state that ``columns`` and ``rows`` give them: 0 at the lower bound, 1 basic, 2 at the upper bound.
+    """
+    import highspy
+
+    states = [highspy.HighsBasisStatus(value) for value in range(3)]
+    larger = highspy.HighsBasis()
+    larger.col_status = _states(basis.col_status, columns, had_columns, states)
+    larger.row_status = _states(basis.row_status, rows, had_rows, states)
+    larger.valid, larger.alien = True, False
+    return larger
+
+
+def _states(had: Sequence[Any], given: IntArray, there: BoolArray, states: list[Any]) -> list[Any]:
+    merged = [states[value] for value in given.tolist()]
+    for place, state in zip(np.flatnonzero(there).tolist(), had, strict=True):
+        merged[place] = state
+    return merged
 
 
 class _Call:
