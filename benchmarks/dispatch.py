@@ -150,7 +150,8 @@ def equal(count: int) -> None:
         met, short = met + (not solution.violations), short + bool(solution.violations)
     print(
         f"\n{count} random problems, all features mixed: {met} met in full, {short} with a goal that falls short;"
-        f" largest relative difference of the cost {worst:.0e}; {impossible} others impossible for both; {len(faults)} faults"
+        f" largest relative difference of the cost {worst:.0e}; {impossible} others impossible for both;"
+        f" {len(faults)} faults"
     )
     print("\n".join(faults[:20]), end="\n" if faults else "")
 
@@ -297,7 +298,7 @@ def genetic() -> None:
                     seconds.append(time.process_time() - began)
                     misses += any(each > 1e-6 * float(problem.demand.sum()) for each in outcome.shortfalls.values())
                     gaps.append(outcome.cost / best - 1)
-            percents = [f"{100 * each:.2f} %" for each in (statistics.median(gaps), max(gaps))]
+            percents = [f"{round(100 * each, 2) + 0.0:.2f} %" for each in (statistics.median(gaps), max(gaps))]
             yield [name, *percents, f"{misses} of {len(gaps)}", f"{max(seconds):.2f}"]
 
     heads = ("problem", "above the optimum, median", "worst", "miss a goal", "most CPU, s")
