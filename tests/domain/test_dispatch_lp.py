@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from energy_cloud_dagster.domain.dispatch import goals, lp, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
+from energy_cloud_dagster.domain.dispatch.flows import Outcome
+from energy_cloud_dagster.domain.dispatch.goals import optimise
 from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import EITHER, Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Generator, Grid, Load, Problem, Storage
@@ -55,6 +58,7 @@ def documents(draw: st.DrawFn, *, strict: bool = False) -> dict[str, Any]:
             resource["availability"] = draw(per_step(share, steps))
         if kind == "chp":
             resource |= {
+                "minPower": draw(maybe(per_step(tenths(0, 600), steps))),
                 "rampRate": draw(maybe(per_step(power, steps))),
                 "initialOutput": draw(maybe(power)),
                 "emissionsPerKWh": draw(maybe(price)),
@@ -71,12 +75,14 @@ def documents(draw: st.DrawFn, *, strict: bool = False) -> dict[str, Any]:
         if kind == "grid":
             resource["costPerKWh"] = draw(per_step(cents(-20, 40), steps))
             resource["exportPrice"] = draw(maybe(per_step(cents(-20, 40), steps)))
+            resource["emissionsPerKWh"] = draw(maybe(per_step(price, steps)))
         resources.append(resource)
     constraints = {
         "minRenewable": draw(maybe(share)),
         "maxCost": draw(maybe(price)),
         "maxGridImport": draw(maybe(per_step(power, steps))),
         "maxEmissions": draw(maybe(tenths(0, 2000))),
+        "reserve": {way: draw(maybe(per_step(tenths(0, 300), steps))) for way in ("up", "down")},
     }
     return {
         "demand": draw(st.lists(power, min_size=steps, max_size=steps)),
@@ -87,13 +93,28 @@ def documents(draw: st.DrawFn, *, strict: bool = False) -> dict[str, Any]:
     }
 
 
+def convex(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what makes the least cost other than convex in the limits: units, goals, and burning that pays."""
+    for each in document["resources"]:
+        for field in ("exportPrice", "initialOutput", "minPower"):
+            each.pop(field, None)
+        if each["type"] == "grid":
+            each["costPerKWh"] = np.abs(each["costPerKWh"]).tolist()
+    document["constraints"] |= {"minRenewable": None, "maxCost": None}
+    return document
+
+
 # -- the second formulation: the interface's text as dense matrices, with an integer for every pair of flows
 
 
-def reference(problem: Problem, *, strict: bool = False) -> tuple[float, ...] | None:  # noqa: PLR0912
-    """Return (unmet, renewable shortfall, cost shortfall, cost), each least in that order; ``None`` if impossible."""
+def reference(problem: Problem, *, strict: bool = False, wishes: bool = False) -> tuple[float, ...] | None:  # noqa: PLR0912
+    """Return (unmet, renewable shortfall, cost shortfall, cost), each least in that order; ``None`` if impossible.
+
+    With ``wishes`` they are followed by shed less output of each priority, from the highest.
+    """
     steps, hours, limits = problem.steps, problem.step_hours, problem.constraints
     names = [(kind, i, t) for i in range(len(problem.resources)) for t in range(steps) for kind in "xyez"]
+    names += [(kind, i, t) for i in range(len(problem.resources)) for t in range(steps) for kind in "orq"]
     names += [("u", 0, t) for t in range(steps)]
     place = {name: index for index, name in enumerate(names)}
     width = len(names) + 2
@@ -131,6 +152,15 @@ def reference(problem: Problem, *, strict: bool = False) -> tuple[float, ...] | 
                     before = 0.0 if t else resource.initial_output
                     change = {("x", i, t): 1.0} | ({("x", i, t - 1): -1.0} if t else {})
                     row(change, before - resource.ramp_rate[t], before + resource.ramp_rate[t])
+                # off, or between the least and the most
+                least = resource.min_power[t]
+                high[place["o", i, t]] = 1
+                low[place["o", i, t]] = 0 if least > 0 else 1
+                row({("x", i, t): 1.0, ("o", i, t): -high[x]}, -np.inf, 0)
+                row({("x", i, t): 1.0, ("o", i, t): -least}, 0, np.inf)
+                high[place["r", i, t]] = high[place["q", i, t]] = (resource.ramp_rate or [np.inf] * steps)[t]
+                row({("r", i, t): 1.0, ("x", i, t): 1.0, ("o", i, t): -high[x]}, -np.inf, 0)
+                row({("q", i, t): 1.0, ("x", i, t): -1.0, ("o", i, t): least}, -np.inf, 0)
             both = isinstance(resource, Storage) or (isinstance(resource, Grid) and resource.export_price is not None)
             if both:
                 high[y], high[z] = resource.capacity[t], 1
@@ -148,9 +178,25 @@ def reference(problem: Problem, *, strict: bool = False) -> tuple[float, ...] | 
                 if t:
                     flow["e", i, t - 1] = -1.0
                 row(flow, 0.0 if t else resource.soc * size, 0.0 if t else resource.soc * size)
+                high[place["r", i, t]] = high[place["q", i, t]] = np.inf
+                row({("r", i, t): 1.0, ("x", i, t): 1.0, ("y", i, t): -1.0}, -np.inf, resource.capacity[t])
+                row({("q", i, t): 1.0, ("x", i, t): -1.0, ("y", i, t): 1.0}, -np.inf, resource.capacity[t])
+                rise = {("r", i, t): hours / one_way, ("e", i, t): -1.0}
+                row(rise, -np.inf, -resource.min_soc[t] * size)
+                row({("q", i, t): hours * one_way, ("e", i, t): 1.0}, -np.inf, resource.max_soc[t] * size)
+            if isinstance(resource, Grid):
+                high[place["r", i, t]] = high[place["q", i, t]] = np.inf
+                row({("r", i, t): 1.0, ("x", i, t): 1.0, ("y", i, t): -1.0}, -np.inf, resource.capacity[t])
+                back = resource.capacity[t] if resource.export_price is not None else 0.0
+                row({("q", i, t): 1.0, ("x", i, t): -1.0, ("y", i, t): 1.0}, -np.inf, back)
     ties = [i for i, resource in enumerate(problem.resources) if isinstance(resource, Grid)]
     for t, limit in enumerate(() if limits.max_grid_import is None else limits.max_grid_import):
         row({("x", i, t): 1.0 for i in ties}, -np.inf, limit)
+        row({(kind, i, t): -1.0 if kind == "y" else 1.0 for i in ties for kind in "xyr"}, -np.inf, limit)
+    everybody = range(len(problem.resources))
+    for kind, asked in (("r", limits.reserve_up), ("q", limits.reserve_down)):
+        for t, needed in enumerate(() if asked is None else asked):
+            row({(kind, i, t): 1.0 for i in everybody}, needed, np.inf)
     rows.append((emitted, -np.inf, np.inf if limits.max_emissions is None else limits.max_emissions))
     if limits.min_renewable is not None:
         share = green - limits.min_renewable * source
@@ -164,9 +210,16 @@ def reference(problem: Problem, *, strict: bool = False) -> tuple[float, ...] | 
     for t in range(steps):
         unmet[place["u", 0, t]] = hours
     green_short[-2], cost_short[-1] = 1, 1
-    integer = np.array([1 if name[0] == "z" else 0 for name in names] + [0, 0])
+    integer = np.array([1 if name[0] in "zo" else 0 for name in names] + [0, 0])
     found = []
-    for goal in (unmet, green_short, cost_short, cost):
+    levels = []
+    for level in sorted({resource.priority for resource in problem.resources}, reverse=True) if wishes else ():
+        wish = np.zeros(width)
+        for i, resource in enumerate(problem.resources):
+            if resource.priority == level and isinstance(resource, Generator | Load):
+                wish[[place["x", i, t] for t in range(steps)]] = 1 if isinstance(resource, Load) else -1
+        levels.append(wish)
+    for goal in (unmet, green_short, cost_short, cost, *levels):
         matrix, least, most = (np.array(part) for part in zip(*rows, strict=True))
         if np.any(low > high + 1e-12):
             return None
@@ -220,6 +273,29 @@ def test_a_strict_problem_is_met_in_full_or_has_a_conflict(document: dict[str, A
 
 
 @modest
+@given(documents().map(convex), st.lists(st.integers(-1, 1), min_size=5, max_size=5))
+def test_the_plan_of_equal_cost_that_keeps_to_the_priorities(document: dict[str, Any], ranks: list[int]) -> None:
+    """Without differences in cost there is most to choose."""
+    for each, rank in zip(document["resources"], ranks, strict=False):
+        each["priority"] = rank
+        if each["type"] in ("solar", "wind", "load"):
+            each["costPerKWh"] = 0.1
+    problem = parse_problem(document)
+    solution = solve(problem)
+    assert violations_of(problem, solution) == []
+    wished = {each.priority for each in problem.resources if isinstance(each, Generator | Load)}
+    expected = reference(problem, wishes=len(wished) > 1)
+    if expected is None or len(wished) < 2:
+        return
+    levels = sorted({resource.priority for resource in problem.resources}, reverse=True)
+    given = dict.fromkeys(levels, 0.0)
+    for resource, each in zip(problem.resources, solution.allocation, strict=True):
+        if isinstance(resource, Generator | Load):
+            given[resource.priority] += sum(each.output) * (1 if isinstance(resource, Load) else -1)
+    assert (*figures(problem), *given.values()) == pytest.approx(expected, rel=1e-6, abs=1e-4)
+
+
+@modest
 @given(documents())
 def test_the_same_problem_gives_the_same_document_to_the_last_bit(document: dict[str, Any]) -> None:
     first, second = (solve(parse_problem(document)) for _ in range(2))
@@ -227,15 +303,8 @@ def test_the_same_problem_gives_the_same_document_to_the_last_bit(document: dict
 
 
 @modest
-@given(documents())
+@given(documents().map(convex))
 def test_the_marginal_price_lies_between_the_slopes_of_the_cost(document: dict[str, Any]) -> None:
-    """The cost is convex in the demand where running a store both ways cannot pay."""
-    for each in document["resources"]:
-        each.pop("exportPrice", None)
-        each.pop("initialOutput", None)
-        if each["type"] == "grid":
-            each["costPerKWh"] = np.abs(each["costPerKWh"]).tolist()
-    document["constraints"] |= {"minRenewable": None, "maxCost": None}
     base = solve(parse_problem(document))
     if base.status == "infeasible":
         return
@@ -253,6 +322,57 @@ def test_the_marginal_price_lies_between_the_slopes_of_the_cost(document: dict[s
                 return
             slopes.append(sign * ((other.cost or 0.0) - (base.cost or 0.0)) / step_kwh)
         assert slopes[0] - 1e-3 <= price <= slopes[1] + 1e-3
+
+
+#: Where each limit stands in a problem, and by how much of it one more unit of what is valued changes it.
+LIMITS: dict[str, tuple[str, str, float]] = {
+    "generation": ("generators", "limit", 1),
+    "ramp": ("generators", "ramp", 1),
+    "shed": ("loads", "limit", 1),
+    "import": ("ties", "capacity", 1),
+    "discharge": ("stores", "power", 1),
+    "full": ("stores", "max_soc", 1),
+    "empty": ("stores", "min_soc", -1),
+    "endSoc": ("stores", "end_soc", -1),
+    "maxGridImport": ("constraints", "max_grid_import", 1),
+    "maxEmissions": ("constraints", "max_emissions", 1),
+    "reserveUp": ("constraints", "reserve_up", -1),
+    "reserveDown": ("constraints", "reserve_down", -1),
+}
+
+
+@settings(modest, max_examples=25)
+@given(documents().map(convex), st.integers(0, 10**6))
+def test_the_value_of_a_limit_lies_between_the_slopes_of_the_cost(document: dict[str, Any], choice: int) -> None:
+    problem = parse_problem(document)
+    base = optimise(problem)
+    if not isinstance(base, Outcome) or base.shortfalls["unmetDemand"] > 0:
+        return
+    for name, values in base.duals.limits.items():
+        assert (values >= 0).all()
+        if name in ("charge", "export") or not values.size:
+            continue
+        where = np.unravel_index(choice % values.size, values.shape)
+        value = float(values[where])
+        if name == "discharge":  # a store's power is the limit of both its flows
+            value += float(base.duals.limits["charge"][where])
+        slopes = [(moved_cost(problem, name, where, by) - base.cost) / by for by in (-1e-3, 1e-3)]
+        assert slopes[0] - 1e-3 <= -value <= slopes[1] + 1e-3, name
+
+
+def moved_cost(problem: Problem, name: str, where: Any, by: float) -> float:
+    """Return the least cost with a limit looser by ``by``; a limit that cannot be met any more costs anything."""
+    block, field, sign = LIMITS[name]
+    part = getattr(problem, block)
+    if field == "max_emissions":
+        moved: Any = part.max_emissions + by
+    else:
+        moved = getattr(part, field).copy()
+        moved[where] += sign * by / (problem.stores.energy[where[0]] if field.endswith("soc") else 1)
+    outcome = optimise(replace(problem, **{block: replace(part, **{field: moved})}))
+    if isinstance(outcome, Outcome) and outcome.shortfalls["unmetDemand"] == 0:
+        return outcome.cost
+    return math.inf if by < 0 else -math.inf
 
 
 # -- problems solved by hand
