@@ -98,6 +98,14 @@ def test_a_time_limit_without_a_plan_is_one_sentence(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_the_genetic_algorithm_says_how_far_it_is_from_the_optimum(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"demand": 2000, "resources": RESOURCES})
+    answer = json.loads(run(path, "--solver", "ga", "--json").stdout)
+    assert (answer["solver"], answer["optimal"]) == ("ga", False)
+    assert 0 <= answer["gap"] < 0.02
+    assert "Gap       " in run(path, "--solver", "ga").stdout
+
+
 def test_the_model_is_written_for_other_solvers(tmp_path: Path) -> None:
     tie = {**RESOURCES[2], "exportPrice": 0.01}
     document = {"demand": [2000, 3000], "resources": [*RESOURCES[:2], tie], "constraints": {"minRenewable": 0.7}}

@@ -10,11 +10,12 @@ __all__ = ["Problem", "Solution", "parse_problem", "solve"]
 
 
 def solve(problem: Problem) -> Solution:
-    """Return the optimal plan for ``problem``, or the constraints that make one impossible.
+    """Return the best plan for ``problem``, or the constraints that make one impossible.
 
     Goals in strict order: least unmet demand, least shortfall of ``minRenewable``, of ``maxCost``, least cost, and then
     the priorities. With ``strict`` the first three are hard. The same problem gives the same plan, bit for bit, on one
-    machine. Raises SolverFailed where ``time_limit`` ran out before there was any plan.
+    machine. Raises SolverFailed where ``time_limit`` ran out before there was any plan. The plan of the genetic
+    algorithm, only for a problem whose ``solver`` asks for it, says by what share it costs more than the optimum.
     """
     from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
     from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise

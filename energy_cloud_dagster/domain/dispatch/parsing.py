@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import inf, nan
+from sys import float_info
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +39,7 @@ from energy_cloud_dagster.domain.units import MINUTES_PER_HOUR
 
 #: Priorities are compared level by level, so that a bound costs nobody anything.
 MAX_PRIORITY: Final = 1_000_000
+_MOST: Final = float_info.max
 #: Clashing ids that a message names; the rest is counted.
 _NAMED: Final = 10
 
@@ -243,24 +245,21 @@ def _values(raw: list[Any], column: _Column, steps: int) -> Floats:
     found = set(forms.values())
     if found <= {"number"}:
         values = _checked(np.array(raw, dtype=np.float64), column)
-        return np.repeat(values, steps).reshape(-1, steps) if column.series else values
-    if "absent" in found and column.default is None:
+        return values.repeat(steps).reshape(-1, steps) if column.series else values
+    if ("absent" in found and column.default is None) or ("series" in found and not column.series):
         raise _Faulty
-    if not column.series:
-        if "series" in found:
-            raise _Faulty
-        given = _checked(np.array([each for each in raw if each is not None], dtype=np.float64), column)
-        values = np.full(len(raw), column.default)
-        values[[each is not None for each in raw]] = given
-        return values
-    table = np.full((len(raw), steps), nan if column.default is None else column.default)
+    if found == {"series"}:
+        return _checked(_block(raw, steps), column)
+    table = np.empty((len(raw), steps) if column.series else len(raw))
+    table.fill(nan if column.default is None else column.default)
     for form in found - {"absent"}:
         rows = [row for row, each in enumerate(raw) if forms[type(each)] == form]
         chosen = [raw[row] for row in rows]
-        if form == "number":
-            table[rows] = _checked(np.array(chosen, dtype=np.float64), column)[:, None]
-        else:
+        if form == "series":
             table[rows] = _checked(_block(chosen, steps), column)
+        else:
+            numbers = _checked(np.array(chosen, dtype=np.float64), column)
+            table[rows] = numbers[:, None] if column.series else numbers
     return table
 
 
@@ -289,11 +288,13 @@ def _checked(values: Floats, column: _Column) -> Floats:
         return values
     least, most = values.min(), values.max()
     # a nan makes both of them nan, and every comparison false
-    inside = least >= (column.low if column.low is not None else -np.finfo(np.float64).max)
-    inside &= most <= (column.high if column.high is not None else np.finfo(np.float64).max)
+    inside = least >= (-_MOST if column.low is None else column.low) and most <= (
+        _MOST if column.high is None else column.high
+    )
     if not inside or (column.above and least <= 0):
         raise _Faulty
-    values += 0.0
+    if least <= 0:
+        values += 0.0
     return values
 
 

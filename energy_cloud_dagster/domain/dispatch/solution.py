@@ -141,8 +141,8 @@ class Solution:
             document["totalOutput"] = total[0] if self.problem.steps == 1 else total
             document["steps"] = self._steps()
             document["allocation"] = self._allocation()
-        if not self.optimal:
-            document |= {"optimal": False, "gap": _figure(self.gap)}
+        if not self.optimal or self.solver == "ga":
+            document |= {"optimal": self.optimal, "gap": _figure(self.gap)}
         if solve_seconds is not None:
             document["solveSeconds"] = round(solve_seconds, 6)
         return document
@@ -179,7 +179,8 @@ def starts(problem: Problem) -> list[str]:
 
 def infeasible_solution(problem: Problem, conflict: tuple[str, ...]) -> Solution:
     """Return the answer that says which constraints cannot hold together."""
-    return Solution(problem, "infeasible", conflict=conflict, explanation=(explain.impossible(conflict),))
+    explanation = (explain.impossible(conflict),)
+    return Solution(problem, "infeasible", conflict=conflict, explanation=explanation, solver=problem.solver)
 
 
 def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
