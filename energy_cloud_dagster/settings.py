@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     dispatch_approval_kw: float | None = Field(
         None,
         ge=0,
-        description="Largest sum of setpoints that an operator applies alone; an administrator approves more. Empty: any.",
+        description="Largest sum of setpoints that operators apply alone; administrators approve more. Empty: any.",
     )
     watchdog_seconds: float = Field(
         60.0, gt=0, le=86_400, description="A device under an allocation that is silent for so long falls back."

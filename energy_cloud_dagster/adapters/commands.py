@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from energy_cloud_dagster.adapters.tables import command, command_event, credential, device
 from energy_cloud_dagster.domain.commands import (
@@ -94,6 +95,31 @@ def enqueue(
     command_id = str(uuid.uuid4())
     document = command_document(command_id, wanted, check_validity(valid_until, now))
     return _insert(connection, command_id, device_id, "command", topic, document, None, requested_by, now, valid_until)
+
+
+def enqueue_all(
+    connection: sa.Connection,
+    wanted: Mapping[str, Instruction],
+    *,
+    requested_by: str,
+    now: datetime,
+    valid_until: datetime,
+) -> dict[str, Command]:
+    """Queue a command for each device at once and return them by device; faults as ``enqueue`` has them."""
+    check_validity(valid_until, now)
+    topics = _topics(connection, wanted, "command")
+    queued = {}
+    for device_id, instruction in wanted.items():
+        command_id = str(uuid.uuid4())
+        payload = command_document(command_id, instruction, valid_until)
+        queued[device_id] = Command(
+            command_id, device_id, "command", topics[device_id], payload, None, "queued", None, requested_by, now,
+            valid_until, 0, now, now,
+        )  # fmt: skip
+    if queued:
+        connection.execute(sa.insert(command), [each._asdict() for each in queued.values()])
+        _record(connection, list(queued.values()), "queued", now, requested_by, "")
+    return queued
 
 
 def enqueue_config(
@@ -270,15 +296,25 @@ def history(connection: sa.Connection, command_id: str) -> list[CommandEvent]:
 
 
 def _topic(connection: sa.Connection, device_id: str, kind: Kind) -> str:
-    """Return where the device listens, and hold its row: versions of one device are counted one at a time."""
-    row = connection.execute(
-        sa.select(device.c.region_id, device.c.device_type)
-        .where(device.c.device_id == device_id)
+    return _topics(connection, [device_id], kind)[device_id]
+
+
+def _topics(connection: sa.Connection, device_ids: Collection[str], kind: Kind) -> dict[str, str]:
+    """Return where devices listen, and hold their rows: versions of one device are counted one at a time."""
+    rows = connection.execute(
+        sa.select(device.c.device_id, device.c.region_id, device.c.device_type)
+        .where(device.c.device_id.in_(list(device_ids)))
+        .order_by(device.c.device_id)
         .with_for_update(key_share=True)
-    ).one_or_none()
-    if row is None:
-        raise NotFound(f"device {device_id!r} is not registered")
-    topic = Topic(row.region_id, row.device_type, device_id, kind)
+    )
+    found = {row.device_id: Topic(row.region_id, row.device_type, row.device_id, kind) for row in rows}
+    for device_id in device_ids:
+        if device_id not in found:
+            raise NotFound(f"device {device_id!r} is not registered")
+    return {device_id: _reachable(topic) for device_id, topic in found.items()}
+
+
+def _reachable(topic: Topic) -> str:
     try:
         safe = parse_topic(str(topic)) == topic and not {"+", "#"}.intersection(str(topic))
     except Rejected:
@@ -355,9 +391,9 @@ def _record(
             for each in commands
         ],
     )
-    for each in commands:
-        news = {"commandId": each.command_id, "deviceId": each.device_id, "state": state}
-        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, json.dumps(news))))
+    news = [json.dumps({"commandId": each.command_id, "deviceId": each.device_id, "state": state}) for each in commands]
+    told = sa.func.unnest(sa.cast(news, ARRAY(sa.Text))).column_valued("news")
+    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, told)))
 
 
 def _note_ignored(connection: sa.Connection, found: Command, at: datetime, actor: str, detail: str) -> None:

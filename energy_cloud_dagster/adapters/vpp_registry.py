@@ -269,7 +269,7 @@ def _require_devices(connection: sa.Connection, held: Vpp, named: Sequence[NewRe
     if not given:
         return
     names = [name for _, name in given]
-    known = set(
+    known: set[str] = set(
         connection.execute(
             sa.select(device.c.device_id).where(device.c.device_id.in_(names), device.c.region_id == held.region_id)
         ).scalars()
@@ -343,20 +343,31 @@ def _play(connection: sa.Connection, held: Vpp, played: Sequence[tuple[str, str]
     ]
     # A device that a resource of the same id had before, and that its readings kept registered, serves again: one that
     # is nobody's and never had a token.
-    again = sa.and_(
-        device.c.simulated.is_(False),
-        ~sa.exists().where(vpp_resource.c.device_id == device.c.device_id),
-        ~sa.exists().where(credential.c.device_id == device.c.device_id),
+    for device_type in sorted({SIMULATED_TYPES[kind] for _, kind in played}):
+        named = [device_id for device_id, kind in played if SIMULATED_TYPES[kind] == device_type]
+        connection.execute(
+            sa.update(device)
+            .where(
+                device.c.device_id.in_(named),
+                device.c.device_type == device_type,
+                device.c.region_id == held.region_id,
+                ~sa.exists().where(vpp_resource.c.device_id == device.c.device_id),
+                ~sa.exists().where(credential.c.device_id == device.c.device_id),
+            )
+            .values(simulated=True)
+        )
+    made: set[str] = set(
+        connection.execute(insert(device).on_conflict_do_nothing().returning(device.c.device_id), values).scalars()
     )
-    statement = insert(device)
-    statement = statement.on_conflict_do_update(
-        index_elements=["device_id"],
-        set_={"simulated": True},
-        where=sa.and_(
-            again, device.c.device_type == statement.excluded.device_type, device.c.region_id == held.region_id
-        ),
-    ).returning(device.c.device_id)
-    made = set(connection.execute(statement, values).scalars())
+    made |= set(
+        connection.execute(
+            sa.select(device.c.device_id).where(
+                device.c.device_id.in_([name for name, _ in played]),
+                device.c.simulated,
+                ~sa.exists().where(vpp_resource.c.device_id == device.c.device_id),
+            )
+        ).scalars()
+    )
     for device_id, _ in played:
         if device_id not in made:
             raise Conflict(f"a device named {device_id} is registered already; choose another id for the resource")

@@ -19,6 +19,7 @@ from energy_cloud_dagster.api import errors
 from energy_cloud_dagster.api.context import Context
 from energy_cloud_dagster.api.device_callers import DeviceCallers
 from energy_cloud_dagster.api.routers import (
+    allocation,
     audit,
     auth,
     commands,
@@ -93,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         vpp,
         vpp_resources,
         optimize,
+        allocation,
         devices,
         commands,
         trading,

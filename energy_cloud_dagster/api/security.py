@@ -40,7 +40,8 @@ _READS: Final = frozenset({"energy:read", "forecasts:read", "vpp:read", "devices
 #: What each role may do. Traders and viewers see devices, measurements, trades and evidence of their own participant
 #: only.
 SCOPES: Final[dict[str, frozenset[str]]] = {
-    "admin": _READS | {"energy:write", "vpp:write", "devices:write", "trading:write", "accounts:write"},
+    "admin": _READS
+    | {"energy:write", "vpp:write", "devices:write", "trading:write", "accounts:write", "dispatch:approve"},
     "operator": _READS | {"energy:write", "vpp:write", "devices:write"},
     "trader": _READS | {"trading:write"},
     "auditor": _READS,

@@ -56,6 +56,8 @@ def simulate(
 ) -> None:
     """Publish the sample community's measured data as its intervals end, and obey commands, until Ctrl-C.
 
+    Where it reaches the database, it plays the devices of VPP resources that were made without one, too.
+
     What it could not publish while it was away is sent first when it comes back.
 
     With --devices, --speed-up, --start, --hours or --faults it replays a span instead, and ends. The loads of the
@@ -126,6 +128,7 @@ def _live(settings: Settings, plant_port: int | None, since: datetime | None) ->
         plant_port=plant_port,
         since=since.replace(tzinfo=UTC) if since else None,
         mqtt_ca=settings.mqtt_ca,
+        database_url=settings.database_url.get_secret_value(),
     )
     run_live(options, ready=lambda url: typer.echo(f"READY {url or settings.mqtt_url}"))
 

@@ -4,8 +4,8 @@ A small state file remembers up to which receipt time each protocol was delivere
 fell due in between are sent first; what was sent twice is absorbed by ingest. OPC UA values wait until somebody watches
 every tag.
 
-Batteries, panels and turbines obey commands meanwhile (``virtual_devices``); what was asked of them is kept in a second
-file beside the state file.
+Batteries, panels and turbines obey commands meanwhile (``virtual_devices``), and so do the devices of resources that
+were made without one; what was asked of them is kept in a second file beside the state file.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from energy_cloud_dagster.sample_data import community as plain
 from energy_cloud_dagster.services.mqtt_fleet import FleetClient, publish
 from energy_cloud_dagster.services.obeying import obey
 from energy_cloud_dagster.services.opcua_plant import PlantServer
+from energy_cloud_dagster.services.played_resources import PlayedResources
 from energy_cloud_dagster.services.simulator import Message, received_between
 from energy_cloud_dagster.services.virtual_devices import VirtualDevices
 
@@ -50,7 +51,8 @@ class FleetOptions:
 
     ``since``: where to begin when the state file does not exist yet (None: now). ``plant_port`` None: no OPC UA
     server. ``simulated_receipt`` puts ``receivedAt`` into the messages and the server timestamps, for replays.
-    ``tokens`` are those of devices that have one: they obey signed configurations only.
+    ``tokens`` are those of devices that have one: they obey signed configurations only. With ``database_url`` the
+    devices of resources that were made without one are played besides the community's.
     """
 
     mqtt_url: str
@@ -63,6 +65,7 @@ class FleetOptions:
     community: plain.Community = plain.SEOUL_COMMUNITY
     tokens: Mapping[str, str] = field(default_factory=dict)
     mqtt_ca: Path | None = None
+    database_url: str = ""
 
     @property
     def devices_file(self) -> Path:
@@ -116,8 +119,16 @@ async def live(
     the OPC UA server (None without one). Raises ``Misconfigured`` for a wrong URL, login or state file.
     """
     state = FleetState(options.state_file, options.since or clock())
-    devices = VirtualDevices(options.community, options.devices_file, options.tokens)
+    registry = PlayedResources(options.database_url) if options.database_url else None
+    devices = VirtualDevices(
+        options.community,
+        options.devices_file,
+        options.tokens,
+        registry=None if registry is None else registry.read,
+    )
     async with AsyncExitStack() as stack:
+        if registry is not None:
+            stack.enter_context(registry.watched(devices.look))
         plant = None
         if options.plant_port is not None:
             plant = await stack.enter_async_context(PlantServer(options.plant_port, community=options.community))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -22,6 +22,8 @@ log = structlog.get_logger()
 #: How often it is looked whether a report is due, or the fleet shall stop.
 _LOOK_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 2.0
+#: Orders that are obeyed together, and kept on the disk by one write.
+_AT_ONCE: Final = 500
 
 type Order = tuple[str, bytes]
 
@@ -70,21 +72,20 @@ class _Line:
         self._simulated_receipt = simulated_receipt
         self._reported: dict[str, float] = {}
 
-    def work(self, client: FleetClient, order: Order | None) -> None:
-        """Answer ``order``, where there is one, then send the reports that are due; returns once the broker has it all.
+    def work(self, client: FleetClient, asked: Sequence[Order]) -> None:
+        """Answer the orders, then send the reports that are due; returns once the broker has it all.
 
         A device that was asked something reports at once.
         """
-        now, asked = self._clock(), ""
-        if order is not None:
-            asked = order[0].rpartition("/")[0].rpartition("/")[2]
-            for topic, payload in self._devices.heard(*order, now):
-                client.publish(topic, payload)
+        now = self._clock()
+        named = {topic.rpartition("/")[0].rpartition("/")[2] for topic, _ in asked}
+        for topic, payload in self._devices.heard_all(asked, now):
+            client.publish(topic, payload)
         reporting = self._devices.reporting(now)
         # One report more, of the state that a device came back to.
         for device_id in reporting.keys() | self._reported.keys():
             since = time.monotonic() - self._reported.get(device_id, float("-inf"))
-            if device_id == asked or device_id not in reporting or since >= reporting[device_id]:
+            if device_id in named or device_id not in reporting or since >= reporting[device_id]:
                 self._report(client, device_id, now)
             if device_id not in reporting:
                 del self._reported[device_id]
@@ -96,11 +97,15 @@ class _Line:
         self._reported[device_id] = time.monotonic()
 
 
-async def _next(orders: asyncio.Queue[Order]) -> Order | None:
+async def _next(orders: asyncio.Queue[Order]) -> list[Order]:
+    """Return the orders that have come, none after a while without."""
     try:
-        return await asyncio.wait_for(orders.get(), _LOOK_SECONDS)
+        found = [await asyncio.wait_for(orders.get(), _LOOK_SECONDS)]
     except TimeoutError:
-        return None
+        return []
+    while len(found) < _AT_ONCE and not orders.empty():
+        found.append(orders.get_nowait())
+    return found
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

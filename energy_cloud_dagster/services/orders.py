@@ -60,7 +60,9 @@ def version_of(document: Mapping[str, Any]) -> int | None:
 
 def judged(document: Mapping[str, Any], limits: Limits, now: datetime) -> float | None:
     """Return the setpoint in kW that a command asks for, None for a release; ``InvalidInput`` says why not."""
-    _still_valid(document.get("validUntil"), now)
+    until = valid_until(document)
+    if until is not None and until <= now:
+        raise InvalidInput(f"expired: it was valid until {rfc3339(until)}, and it is {rfc3339(now)}")
     kind, value, unit = (document.get(name) for name in ("type", "value", "unit"))
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise InvalidInput("value is no number")
@@ -73,6 +75,17 @@ def judged(document: Mapping[str, Any], limits: Limits, now: datetime) -> float 
         raise InvalidInput(f"{wanted.value:g} kW is above {limits.most:g} kW, the most that this device takes")
     most = wanted.value if limits.most is None else limits.most
     return min(max(wanted.value, limits.least), most)
+
+
+def valid_until(document: Mapping[str, Any]) -> datetime | None:
+    """Return when a command ends, None where it says nothing; ``InvalidInput`` for anything else."""
+    given = document.get("validUntil")
+    if given is None:
+        return None
+    try:
+        return _moment(given)
+    except (ValueError, TypeError, OverflowError, OSError):
+        raise InvalidInput("validUntil is no time with an offset, such as 2026-03-01T10:15:00Z") from None
 
 
 def judged_settings(document: Mapping[str, Any], present: int, token: str | None) -> tuple[dict[str, float], list[str]]:
@@ -101,17 +114,6 @@ def judged_settings(document: Mapping[str, Any], present: int, token: str | None
 def _is_signed(document: Mapping[str, Any], token: str) -> bool:
     credential = token.removeprefix("ecd_").partition("_")[0]
     return commands.is_signed(document, credential, token)
-
-
-def _still_valid(given: object, now: datetime) -> None:
-    if given is None:
-        return
-    try:
-        until = _moment(given)
-    except (ValueError, TypeError, OverflowError, OSError):
-        raise InvalidInput("validUntil is no time with an offset, such as 2026-03-01T10:15:00Z") from None
-    if until <= now:
-        raise InvalidInput(f"expired: it was valid until {rfc3339(until)}, and it is {rfc3339(now)}")
 
 
 def _moment(given: object) -> datetime:

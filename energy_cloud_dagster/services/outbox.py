@@ -3,6 +3,8 @@
 At least once: a command is marked as sent after the broker acknowledged it, in the transaction that claimed it. Whoever
 is killed in between leaves it queued, and it goes out again; devices act once by ``commandId``. Any number of outboxes
 may run side by side.
+
+It also keeps allocations going (``following``): their next steps, and the safe setpoints of devices that fell silent.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from energy_cloud_dagster.adapters.readings import RejectRow
 from energy_cloud_dagster.domain.commands import Ack, parse_ack
 from energy_cloud_dagster.domain.errors import PartUnavailable, Rejected
 from energy_cloud_dagster.domain.readings import parse_topic
+from energy_cloud_dagster.services.following import DEFAULT_WATCHDOG, Following
 from energy_cloud_dagster.services.processes import session_name, stop_on_signals
 from energy_cloud_dagster.services.storing import Writer
 from energy_cloud_dagster.settings import Settings
@@ -54,6 +57,7 @@ class Outbox:
         *,
         stop: threading.Event | None = None,
         wake: threading.Event | None = None,
+        watchdog: timedelta = DEFAULT_WATCHDOG,
     ) -> None:
         self.stop = stop or threading.Event()
         self.wake = wake or threading.Event()
@@ -61,6 +65,7 @@ class Outbox:
         self._link = link
         self._retry = retry
         self._writer = Writer(engine, self.stop)
+        self._following = Following(self._writer, watchdog)
 
     def run(self) -> None:
         """Publish, hear and expire; returns on ``stop``, raises ``BrokerUnavailable`` where the connection is lost."""
@@ -69,6 +74,7 @@ class Outbox:
             self.wake.clear()
             self.hear()
             expire(self._writer, self.totals)
+            self.totals.update(self._following.work())
             self.send()
             if not self._link.alive:
                 self.hear()
@@ -132,7 +138,7 @@ class Outbox:
         """Wait for news, for the next time that something is due, or for ``stop``."""
         due = self._writer.until_committed(commands.next_due)
         left = _LOOK_SECONDS if due is None else (due - _now()).total_seconds()
-        end = time.monotonic() + min(max(left, _LEAST_PAUSE), _LOOK_SECONDS)
+        end = time.monotonic() + min(max(left, _LEAST_PAUSE), self._following.pause_seconds, _LOOK_SECONDS)
         while not self.stop.is_set() and (left := end - time.monotonic()) > 0:
             if self.wake.wait(min(left, _STOP_SECONDS)):
                 return
@@ -173,6 +179,7 @@ def run(
     engine = database.make_engine(settings.database_url.get_secret_value(), pool_size=2)
     writer = Writer(engine, stop)
     retry = timedelta(seconds=settings.command_retry_seconds)
+    watchdog = timedelta(seconds=settings.watchdog_seconds)
     with stop_on_signals(stop), session_name(settings.home, "outbox", client_id) as name:
         writer.until_committed(database.require_current)
         with Listener(engine, commands.CHANNEL, lambda _payload: wake.set()):
@@ -182,7 +189,7 @@ def run(
                         log.info("outbox_ready", broker=str(broker), client_id=name)
                         if on_ready is not None:
                             on_ready()
-                        outbox = Outbox(engine, link, retry, stop=stop, wake=wake)
+                        outbox = Outbox(engine, link, retry, stop=stop, wake=wake, watchdog=watchdog)
                         outbox.totals = totals
                         outbox.run()
                     if stop.is_set():

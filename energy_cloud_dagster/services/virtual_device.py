@@ -38,23 +38,38 @@ class Change(NamedTuple):
 class VirtualDevice(ABC):
     """What batteries and generators share: orders, configuration, and the changes that they brought."""
 
+    #: Whether a released device does as if nobody had ever commanded it.
+    has_schedule = True
+
     def __init__(self, device: plain.Device, limits: Limits) -> None:
         self.device = device
         self.limits = limits
         #: Ascending; empty for a device that does what it always did.
         self.changes: list[Change] = []
+        #: The release to come, when the last setpoint's time runs out.
+        self.lapse: Change | None = None
         #: Command -> None where it was obeyed, else why not; oldest first.
         self.answered: dict[str, str | None] = {}
         self.version = 0
         self.report_seconds = 0.0
 
-    def obey(self, setpoint_kw: float | None, now: datetime) -> None:
-        """Hold a setpoint from ``now`` on, or go back to what the device did by itself (None)."""
+    def obey(self, setpoint_kw: float | None, now: datetime, until: datetime | None = None) -> None:
+        """Hold a setpoint from ``now`` until ``until`` (None: for good), or do as by itself (None)."""
         if setpoint_kw is None and not self.is_commanded(now):
             return
         # A clock that was set back must not reorder what happened.
         now = max(now, self.changes[-1].at) if self.changes else now
+        self._settle(now)
         self.changes.append(Change(now, setpoint_kw, self._soc(now)))
+        self.lapse = None
+        if setpoint_kw is not None and until is not None:
+            self.lapse = Change(until, None, self._soc(until))
+
+    def standing(self, now: datetime) -> Change | None:
+        """Return the change that the device stands under at ``now``, None for one that nobody commanded."""
+        if self.lapse is not None and self.lapse.at <= now:
+            return self.lapse
+        return self.changes[-1] if self.changes else None
 
     def answer(self, command_id: str, reason: str | None) -> None:
         """Remember what was answered to a command: None where it was obeyed, else why it was not."""
@@ -93,8 +108,9 @@ class VirtualDevice(ABC):
     def forget(self, delivered: datetime) -> bool:
         """Forget changes that no reading after ``delivered`` needs; return whether there were any."""
         horizon = delivered - timedelta(minutes=self.device.interval_minutes) - MAX_LATENCY
+        self._settle(horizon)
         passed = sum(change.at <= horizon for change in self.changes)
-        if passed == len(self.changes) > 0 and not self.is_commanded(horizon):
+        if passed == len(self.changes) > 0 and self.has_schedule and not self.is_commanded(horizon):
             self.changes.clear()
             return True
         del self.changes[: max(passed - 1, 0)]
@@ -106,6 +122,7 @@ class VirtualDevice(ABC):
             return {}
         return {
             "changes": [[rfc3339(change.at), change.setpoint_kw, change.soc] for change in self.changes],
+            "lapse": None if self.lapse is None else [rfc3339(self.lapse.at), None, self.lapse.soc],
             "answered": self.answered,
             "version": self.version,
             "reportSeconds": self.report_seconds,
@@ -113,18 +130,15 @@ class VirtualDevice(ABC):
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Take over what ``kept`` returned; anything else is a ``ValueError``, ``KeyError`` or ``TypeError``."""
-        self.changes = [
-            Change(
-                utc(datetime.fromisoformat(at)), None if kw is None else float(kw), None if soc is None else float(soc)
-            )
-            for at, kw, soc in kept["changes"]
-        ]
+        self.changes = [_change(*each) for each in kept["changes"]]
+        self.lapse = _change(*kept["lapse"]) if kept.get("lapse") else None
         self.answered = {str(name): reason for name, reason in kept["answered"].items()}
         self.version, self.report_seconds = int(kept["version"]), float(kept["reportSeconds"])
 
-    @abstractmethod
     def is_commanded(self, now: datetime) -> bool:
-        """Return whether the device still does, at ``now``, something else than it would by itself."""
+        """Return whether the device may still do, at ``now``, something else than it would by itself."""
+        standing = self.standing(now)
+        return standing is not None and standing.setpoint_kw is not None
 
     @abstractmethod
     def state(self, now: datetime) -> dict[str, float]:
@@ -137,10 +151,16 @@ class VirtualDevice(ABC):
     def _soc(self, _now: datetime) -> float | None:
         return None
 
+    def _settle(self, now: datetime) -> None:
+        """Make the release that came by ``now`` a change like any other."""
+        if self.lapse is not None and self.lapse.at <= now:
+            self.changes.append(self.lapse)
+            self.lapse = None
+
     def _parts(self, begin: datetime, end: datetime) -> Iterator[tuple[datetime, datetime, Change | None]]:
         """Yield the parts of ``[begin, end)`` with the change that each stands under (None: before the first)."""
-        edges = [None, *self.changes]
-        for change, following in zip(edges, [*self.changes, None], strict=True):
+        changes = self.changes if self.lapse is None else [*self.changes, self.lapse]
+        for change, following in zip([None, *changes], [*changes, None], strict=True):
             first = begin if change is None else max(begin, change.at)
             last = end if following is None else min(end, following.at)
             if first < last:
@@ -149,6 +169,9 @@ class VirtualDevice(ABC):
 
 class BatteryDevice(VirtualDevice):
     """A battery: it holds a setpoint until it is empty or full; released, it goes at full power to its schedule."""
+
+    #: What it holds when nobody commands it; None: it follows its schedule.
+    _rest_kw: float | None = None
 
     def __init__(self, device: plain.Device, resource: plain.Resource) -> None:
         super().__init__(device, Limits(-resource.capacity_kw, resource.capacity_kw))
@@ -163,9 +186,9 @@ class BatteryDevice(VirtualDevice):
 
     def is_commanded(self, now: datetime) -> bool:
         """Return whether it is under a setpoint, or still on its way back to its schedule."""
-        if not self.changes:
-            return False
-        return self.changes[-1].setpoint_kw is not None or not on_schedule(self._soc(now), now.timestamp())
+        if super().is_commanded(now):
+            return True
+        return bool(self.changes) and not on_schedule(self._soc(now), now.timestamp())
 
     def state(self, now: datetime) -> dict[str, float]:
         """Return ``power`` (kW, discharge positive) and ``soc`` (0 to 1)."""
@@ -180,14 +203,17 @@ class BatteryDevice(VirtualDevice):
             piece.end - piece.begin for piece in done
         )
 
+    def _own_soc(self, moment: datetime) -> float:
+        return scheduled_soc(moment.timestamp())
+
     def _soc(self, now: datetime) -> float:
         return next(self._pieces(now, now + timedelta(seconds=1))).soc_begin
 
     def _pieces(self, begin: datetime, end: datetime) -> Iterator[Piece]:
         for first, last, change in self._parts(begin, end):
-            setpoint = None if change is None else change.setpoint_kw
+            setpoint = self._rest_kw if change is None or change.setpoint_kw is None else change.setpoint_kw
             since = first if change is None else change.at
-            soc = scheduled_soc(since.timestamp()) if change is None or change.soc is None else change.soc
+            soc = self._own_soc(since) if change is None or change.soc is None else change.soc
             # What a change began is followed from its own moment on: a span gives the same whole or in parts.
             for piece in pieces(self._battery, soc, since.timestamp(), last.timestamp(), setpoint):
                 if piece.end > first.timestamp():
@@ -200,16 +226,13 @@ class GeneratorDevice(VirtualDevice):
     def __init__(self, device: plain.Device, rated_kw: float | None) -> None:
         super().__init__(device, Limits(0.0, rated_kw))
 
-    def is_commanded(self, _now: datetime) -> bool:
-        """Return whether its output is limited."""
-        return bool(self.changes) and self.changes[-1].setpoint_kw is not None
-
     def state(self, now: datetime) -> dict[str, float]:
         """Return ``power`` in kW; nothing where the interval was not measured."""
         available = self._available_kw(now)
         if available is None:
             return {}
-        limit = self.changes[-1].setpoint_kw if self.changes else None
+        standing = self.standing(now)
+        limit = None if standing is None else standing.setpoint_kw
         return {"power": available if limit is None else min(available, limit)}
 
     def _value(self, message: Message, begin: datetime, end: datetime) -> float:
@@ -236,6 +259,11 @@ class GeneratorDevice(VirtualDevice):
             if series.kind != "state" and message.value is not None:
                 return message.value * _kw(series, self.device)
         return None
+
+
+def _change(at: str, kw: float | None, soc: float | None) -> Change:
+    moment = utc(datetime.fromisoformat(at))
+    return Change(moment, None if kw is None else float(kw), None if soc is None else float(soc))
 
 
 def _kw(series: plain.Series, device: plain.Device) -> float:

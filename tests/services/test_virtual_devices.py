@@ -48,10 +48,12 @@ def order(devices: VirtualDevices, topic: str, now: datetime, **document: Any) -
     return [json.loads(payload) for _, payload in answers]
 
 
-def setpoint(devices: VirtualDevices, device: str, now: datetime, kw: float, command_id: str = "c-1") -> list[str]:
+def setpoint(
+    devices: VirtualDevices, device: str, now: datetime, kw: float, command_id: str = "c-1", span: timedelta = 24 * HOUR
+) -> list[str]:
     answers = order(
         devices, f"{device}/command", now, commandId=command_id, type="setpoint", value=kw, unit="kW",
-        validUntil=rfc3339(now + HOUR),
+        validUntil=rfc3339(now + span),
     )  # fmt: skip
     assert all(answer["commandId"] == command_id for answer in answers)
     return [answer["state"] for answer in answers]
@@ -122,6 +124,25 @@ def test_a_battery_stops_when_it_is_empty() -> None:
     setpoint(devices, BAT, DAWN, 500)
     assert reported(devices, "BAT-001", DAWN + HOUR) == {"power": 0, "soc": 0}
     assert devices.reporting(DAWN + HOUR)
+
+
+def test_a_setpoint_holds_until_its_time_runs_out_and_no_longer(tmp_path: Path) -> None:
+    """Also across a restart, and told by nobody; the readings are those of a device that was released just then."""
+    released = VirtualDevices(SEOUL)
+    for device, kw in ((BAT, -400.0), (PV, 20.0)):
+        setpoint(released, device, NOON + 5 * MINUTE, kw)
+        release(released, device, NOON + HOUR)
+    devices = VirtualDevices(SEOUL, tmp_path / "devices.json")
+    for device, kw in ((BAT, -400.0), (PV, 20.0)):
+        setpoint(devices, device, NOON + 5 * MINUTE, kw, span=55 * MINUTE)
+    for each in (devices, VirtualDevices(SEOUL, tmp_path / "devices.json")):
+        assert reported(each, "BAT-001", NOON + HOUR - MINUTE)["power"] == -400
+        assert reported(each, "PV-VPP-001", NOON + HOUR - MINUTE) == {"power": 20}
+        assert "PV-VPP-001" not in each.reporting(NOON + HOUR)
+        assert spoken(each, NOON, NOON + 3 * HOUR) == spoken(released, NOON, NOON + 3 * HOUR)
+    # A newer setpoint has a time of its own.
+    assert setpoint(devices, PV, NOON + 2 * HOUR, 10, "c-3") == ["accepted", "done"]
+    assert reported(devices, "PV-VPP-001", NOON + 3 * HOUR) == {"power": 10}
 
 
 def test_panels_and_turbines_are_curtailed() -> None:
@@ -354,7 +375,7 @@ def test_a_commanded_battery_is_seen_on_the_broker_and_survives_a_restart(
     monkeypatch.setattr("energy_cloud_dagster.services.virtual_devices.REPORT_SECONDS", 0.2)
     clock = Clock(DAWN + 7 * MINUTE)
     charge = {
-        "commandId": "c-1", "type": "setpoint", "value": -400, "unit": "kW", "validUntil": rfc3339(DAWN + HOUR)
+        "commandId": "c-1", "type": "setpoint", "value": -400, "unit": "kW", "validUntil": rfc3339(DAWN + 24 * HOUR)
     }  # fmt: skip
 
     def accepted(heard: Heard) -> bool:
@@ -504,15 +525,15 @@ def test_a_released_panel_says_once_more_what_it_gives() -> None:
 
     line = _Line(devices, clock, simulated_receipt=False)
     wire: Any = Wire()
-    line.work(wire, (f"{PV}/config", b'{"version": 1, "settings": {"reportSeconds": 3600}}'))
+    line.work(wire, [(f"{PV}/config", b'{"version": 1, "settings": {"reportSeconds": 3600}}')])
     limit = {"commandId": "c-1", "type": "setpoint", "value": 20, "unit": "kW"}
-    line.work(wire, (f"{PV}/command", json.dumps(limit).encode()))
+    line.work(wire, [(f"{PV}/command", json.dumps(limit).encode())])
     assert [document["value"] for _, document in sent if "value" in document] == [pytest.approx(free), 20]
     # However rarely it reports, it does so when it was asked something.
-    line.work(wire, None)
-    line.work(wire, (f"{PV}/config", b'{"version": 2, "settings": {"reportSeconds": 0}}'))
+    line.work(wire, [])
+    line.work(wire, [(f"{PV}/config", b'{"version": 2, "settings": {"reportSeconds": 0}}')])
     sent.clear()
-    line.work(wire, (f"{PV}/command", b'{"commandId": "c-2", "type": "release"}'))
-    line.work(wire, None)
+    line.work(wire, [(f"{PV}/command", b'{"commandId": "c-2", "type": "release"}')])
+    line.work(wire, [])
     assert [topic.rpartition("/")[2] for topic, _ in sent] == ["ack", "ack", "power"]
     assert sent[-1][1]["value"] == free
