@@ -47,7 +47,7 @@ def solve(
     Example: energy-cloud dispatch solve plan.json --json
     """
     from energy_cloud_dagster.cli import dispatch_output
-    from energy_cloud_dagster.domain.dispatch import parse_problem
+    from energy_cloud_dagster.domain.dispatch import lp, parse_problem
     from energy_cloud_dagster.domain.dispatch import solve as find_plan
     from energy_cloud_dagster.domain.errors import EnergyCloudError, InvalidInput
 
@@ -59,6 +59,7 @@ def solve(
         problem = parse_problem(document)
         if write_lp is not None:
             _write_lp(problem, write_lp)
+        lp.load()
         before = time.perf_counter()
         solution = find_plan(problem)
         seconds = time.perf_counter() - before
