@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import highspy
 import numpy as np
@@ -43,6 +43,7 @@ class Draw:
     tie: float
     demand: Floats  # (T,)
     min_renewable: float | None = 0.6
+    least: float = 0.0  # what share of its capacity a unit with a ramp gives at least, where it runs
 
     @property
     def renewable(self) -> NDArray[np.bool_]:
@@ -60,6 +61,8 @@ class Draw:
                 resource["availability"] = share[index].tolist()
             if np.isfinite(self.ramp[index]):
                 resource["rampRate"] = float(self.ramp[index])
+                if self.least:
+                    resource["minPower"] = self.least * resource["capacity"]
             resources.append(resource)
         resources += [
             {
@@ -175,6 +178,7 @@ def floor(problem: Draw) -> Floor:
     model = _model(problem)
     solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("mip_rel_gap", 0.0)  # to the optimum, as ours
     solver.passModel(model)
     built = time.process_time()
     solver.run()
@@ -189,14 +193,13 @@ def floor(problem: Draw) -> Floor:
 
 def _model(problem: Draw) -> highspy.HighsLp:
     count, steps = problem.limit.shape
-    stores, eta = problem.power.size, EFFICIENCY**0.5
-    # columns: output, charge, discharge and stored by resource, then import, export and unmet
-    edges = np.cumsum([0, count * steps, *[stores * steps] * 3, *[steps] * 3])
-    output, charge, discharge, stored, bought, sold, unmet = (
-        np.arange(low, high, dtype=np.int32).reshape(-1, steps) for low, high in pairwise(edges)
-    )
-    lower, upper = np.zeros(edges[-1]), np.empty(edges[-1])
-    cost = np.zeros(edges[-1])
+    stores, ramps = problem.power.size, np.flatnonzero(np.isfinite(problem.ramp))
+    units = ramps.size if problem.least else 0
+    # columns: output, charge, discharge and stored by resource, import, export and unmet, and which units run
+    edges = np.cumsum([0, count * steps, *[stores * steps] * 3, *[steps] * 3, units * steps])
+    columns = [np.arange(low, high, dtype=np.int32).reshape(-1, steps) for low, high in pairwise(edges)]
+    output, charge, discharge, stored, bought, sold, unmet, runs = columns
+    lower, upper, cost = np.zeros(edges[-1]), np.empty(edges[-1]), np.zeros(edges[-1])
     cost[output], cost[discharge], cost[unmet] = problem.cost[:, None], problem.wear[:, None], PENALTY
     cost[bought], cost[sold] = problem.price, SPREAD - problem.price
     lower[stored[:, -1]] = problem.charge
@@ -204,37 +207,73 @@ def _model(problem: Draw) -> highspy.HighsLp:
     upper[charge] = upper[discharge] = problem.power[:, None]
     upper[stored] = problem.energy[:, None]
     upper[bought] = upper[sold] = problem.tie
+    upper[runs] = 1.0
 
-    # rows: balance by step, content by store and step, ramps, and the share of renewables
     flows = np.vstack([output, discharge, charge, bought, sold, unmet])
     signs = np.repeat([1.0, 1.0, -1.0, 1.0, -1.0, 1.0], [count, stores, stores, 1, 1, 1])
-    before = np.hstack([stored[:, :1], stored[:, :-1]])
-    content = np.stack([before, stored, charge, discharge], axis=2)
-    weights = np.broadcast_to([-1.0, 1.0, -eta, 1 / eta], content.shape)
-    there = np.ones(content.shape, dtype=bool)
-    there[:, 0, 0] = False  # nothing is before the first step
-    kept = np.zeros((stores, steps))
-    kept[:, 0] = problem.charge
-    ramped = output[np.isfinite(problem.ramp)]
-    rates = np.repeat(problem.ramp[np.isfinite(problem.ramp)], steps - 1)
-    changes = np.stack([ramped[:, 1:], ramped[:, :-1]], axis=2)
-    index = [flows.T.ravel(), content[there], changes.ravel()]
-    value = [np.tile(signs, steps), weights[there], np.tile([1.0, -1.0], rates.size)]
-    lengths = [np.full(steps, signs.size), there.sum(2).ravel(), np.full(rates.size, 2)]
-    least, most = [problem.demand, kept.ravel(), -rates], [problem.demand, kept.ravel(), rates]
+    blocks = [
+        _Block(flows.T.ravel(), np.tile(signs, steps), np.full(steps, signs.size), problem.demand, problem.demand),
+        _contents(problem, charge, discharge, stored),
+        _ramps(problem, output[ramps], problem.ramp[ramps]),
+    ]
     if problem.min_renewable is not None:
-        index.append(np.concatenate([output.ravel(), bought.ravel()]))
         shares = np.append(np.repeat(problem.renewable, steps), np.zeros(steps)) - problem.min_renewable
-        value.append(shares)
-        lengths.append(np.array([shares.size]))
-        least.append(np.zeros(1))
-        most.append(np.full(1, highspy.kHighsInf))
+        sources = np.concatenate([output.ravel(), bought.ravel()])
+        blocks.append(_Block(sources, shares, np.array([shares.size]), np.zeros(1), np.full(1, highspy.kHighsInf)))
+    if units:
+        blocks.append(_choices(problem, ramps, output[ramps], runs))
 
     model = highspy.HighsLp()
-    model.num_col_, model.num_row_ = int(edges[-1]), sum(map(len, lengths))
+    index, value, lengths, least, most = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    model.num_col_, model.num_row_ = int(edges[-1]), lengths.size
     model.col_cost_, model.col_lower_, model.col_upper_ = cost, lower, upper
-    model.row_lower_, model.row_upper_ = np.concatenate(least), np.concatenate(most)
+    model.row_lower_, model.row_upper_ = least, most
     model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    model.a_matrix_.start_ = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int32)
-    model.a_matrix_.index_, model.a_matrix_.value_ = np.concatenate(index), np.concatenate(value)
+    model.a_matrix_.start_ = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    model.a_matrix_.index_, model.a_matrix_.value_ = index, value
+    if units:
+        real, whole = highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger
+        model.integrality_ = [real] * int(edges[-2]) + [whole] * runs.size
     return model
+
+
+class _Block(NamedTuple):
+    """Rows: the columns and factors of all of them, how many each has, and their bounds."""
+
+    index: NDArray[np.int32]
+    value: Floats
+    lengths: NDArray[np.int64]
+    least: Floats
+    most: Floats
+
+
+def _contents(
+    problem: Draw, charge: NDArray[np.int32], discharge: NDArray[np.int32], stored: NDArray[np.int32]
+) -> _Block:
+    """What a store holds is what it held before, and what came in, less what went out."""
+    eta = EFFICIENCY**0.5
+    before = np.hstack([stored[:, :1], stored[:, :-1]])
+    terms = np.stack([before, stored, charge, discharge], axis=2)
+    factors = np.broadcast_to([-1.0, 1.0, -eta, 1 / eta], terms.shape)
+    there = np.ones(terms.shape, dtype=bool)
+    there[:, 0, 0] = False  # nothing is before the first step
+    start = np.zeros(stored.shape)
+    start[:, 0] = problem.charge
+    return _Block(terms[there], factors[there], there.sum(2).ravel(), start.ravel(), start.ravel())
+
+
+def _ramps(problem: Draw, output: NDArray[np.int32], ramp: Floats) -> _Block:
+    """The output changes no faster than by the ramp."""
+    rates = np.repeat(ramp, problem.demand.size - 1)
+    changes = np.stack([output[:, 1:], output[:, :-1]], axis=2)
+    return _Block(changes.ravel(), np.tile([1.0, -1.0], rates.size), np.full(rates.size, 2), -rates, rates)
+
+
+def _choices(problem: Draw, units: NDArray[np.int64], output: NDArray[np.int32], runs: NDArray[np.int32]) -> _Block:
+    """A unit is off, or between its least output and its limit."""
+    pairs = np.tile(np.stack([output.ravel(), runs.ravel()], axis=1), (2, 1))
+    least = problem.least * np.repeat(problem.capacity[units], problem.demand.size)
+    limits = np.concatenate([problem.limit[units].ravel(), least])
+    factors = np.stack([np.ones(limits.size), -limits], axis=1)
+    bounds = np.repeat([highspy.kHighsInf, 0.0], runs.size)
+    return _Block(pairs.ravel(), factors.ravel(), np.full(limits.size, 2), -bounds, bounds[::-1])
