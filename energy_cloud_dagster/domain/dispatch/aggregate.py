@@ -25,6 +25,8 @@ _MOST_FREE: Final = 128
 _MOST_RAMPED: Final = 128
 _MOST_STORES: Final = 128
 _MOST_LOADS: Final = 32
+#: Stores of so many efficiencies are kept apart by them, so that the merged problem is a relaxation.
+_MOST_KINDS: Final = 4
 #: It puts about this many into one.
 _LEAST_PER_GROUP: Final = 5
 _COST_WEIGHT: Final = 8.0
@@ -135,7 +137,10 @@ def alike(problem: Problem) -> Aggregate:
     duration = stores.energy / np.maximum(stores.power.mean(axis=1), 1e-9)
     state = [stores.soc, stores.end_soc, stores.min_soc.mean(axis=1), stores.max_soc.mean(axis=1)]
     features = np.stack([cost, shape, np.minimum(duration, 1e6), stores.efficiency, *state], axis=1)
-    merged_stores = _near(np.zeros(len(features), np.int64), features, np.full(len(features), _MOST_STORES))
+    kinds, family = np.unique(stores.efficiency, return_inverse=True)
+    if kinds.size > _MOST_KINDS:
+        family = np.zeros(len(features), np.int64)
+    merged_stores = _near(family, features, np.full(len(features), _MOST_STORES))
     features = np.stack(_profile(loads.cost), axis=1)
     merged_loads = _near(np.zeros(len(features), np.int64), features, np.full(len(features), _MOST_LOADS))
     return _merged(problem, _numbered(labels), merged_stores, merged_loads)

@@ -87,7 +87,7 @@ def reply_of_ramps(cost: Floats, least: Floats, most: Floats, ramp: Floats) -> R
     """
     width = np.maximum(most.max(axis=1, initial=0.0), 1.0)[:, None]
     # a ramp wider than all levels binds nowhere, and infinity would spoil the sums
-    step = np.minimum(ramp, width)
+    step = np.minimum(ramp, 2.0 * width)
     lengths = np.concatenate([width, 2 * step], axis=1)[..., None]
     chain = _walk(
         slopes=np.zeros(lengths.shape),
