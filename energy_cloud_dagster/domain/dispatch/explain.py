@@ -40,8 +40,6 @@ def binding(problem: Problem, outcome: Outcome) -> tuple[tuple[str, ...], ...]:
     A limit binds where one more unit of it would save something; names are the fields of the document, such as
     ``BAT-1.capacity`` (``availability`` where that is below 1), ``GAS-1.rampRate`` or ``maxGridImport``.
     """
-    if (known := getattr(outcome, "binding", None)) is not None:
-        return known  # type: ignore[no-any-return]
     limits, steps = outcome.duals.limits, problem.steps
     floor = DUAL_TOLERANCE * problem.step_hours
     rows = [row for row in _rows(problem, limits) if row[0].size]

@@ -34,6 +34,8 @@ _SHARE_WEIGHT: Final = 1e2
 _LIMIT_WEIGHT: Final = 1e5
 #: Shortfalls below this share of the energy demanded are rounding.
 _NOTHING: Final = 1e-9
+#: A limit or goal is kept to this share of the energy demanded.
+_KEPT: Final = 1e-7
 #: Plans times resources times steps that fit in memory several times over.
 _MAX_CELLS: Final = 20_000_000
 
@@ -54,7 +56,8 @@ def optimise(
 
     ``cost`` replaces the problem's own costs; the gap is then that of the two plans under ``cost``, and may be below
     0. Unmet demand counts at its penalty in both. ``price`` is the linear programme's, and no limits are valued.
-    Raises SolverFailed where no plan of the last generation keeps the hard limits.
+    Raises SolverFailed where no plan of the last generation keeps the hard limits, and InvalidInput where the problem
+    is too large or ``cost`` gives something else than numbers.
     """
     if population * problem.size * problem.steps > _MAX_CELLS:
         raise InvalidInput("the genetic algorithm takes fewer resources and steps; use lp", pointer="/solver")
@@ -69,10 +72,13 @@ def optimise(
     found, best = (spent, linear.cost) if cost is None else search.costs_under(cost, (flows, linear.flows))
     penalty = UNMET_PENALTY_PER_KWH * problem.step_hours
     found, best = found + penalty * float(flows.unmet.sum()), best + penalty * float(linear.flows.unmet.sum())
+    shortfalls = search.shortfalls(flows, spent)
+    if problem.strict and max(shortfalls.values()) > _KEPT * max(1.0, search.demanded):
+        raise SolverFailed("the genetic algorithm found no plan that keeps all goals; the linear programme does")
     return Outcome(
         flows=flows,
         duals=Duals(price=linear.duals.price),
-        shortfalls=search.shortfalls(flows, spent),
+        shortfalls=shortfalls,
         cost=spent,
         optimal=False,
         gap=(found - best) / max(abs(best), _NOTHING),
@@ -99,10 +105,10 @@ class _Search:
             children = self._children(genes, plans, ratings, population - _ELITE)
             self._mutate(children)
             born = self.segments.repair(children)
-            genes, plans = _joined(genes.take(elite), children), _kept(plans, elite, born)
+            genes, plans = genes.take(elite).joined(children), _kept(plans, elite, born)
             ratings = self._rate(plans)
         winner = int(ratings.value.argmin())
-        if ratings.broken[winner] > 1e-7 * max(1.0, self.demanded):
+        if ratings.broken[winner] > _KEPT * max(1.0, self.demanded):
             raise SolverFailed("the genetic algorithm found no plan that keeps all limits; the linear programme does")
         return self._flows(plans, winner)
 
@@ -134,7 +140,19 @@ class _Search:
             share=share if limits.min_renewable is not None else np.zeros(population),
             clean=np.zeros(population) if limits.max_emissions is None or not dirtiest else clean / dirtiest,
             on=np.broadcast_to(on, (steps, population, units)).copy(),
+            ceiling=self._ceilings(population),
         )
+
+    def _ceilings(self, population: int) -> Floats:
+        steps, count = self.problem.steps, self.segments.count
+        if not self.segments.guarded:
+            return np.ones((steps, population, 1))
+        ceiling = np.ones((steps, population, count))
+        # every second plan gives less all the time: all of it, or some segments only
+        level, some = self.rng.random((population, 1)), self.rng.random((population, count)) < 0.5
+        some[::4] = True
+        ceiling[:, ::2] = np.where(some, level, 1.0)[::2]
+        return ceiling
 
     # -- the value of a plan
 
@@ -215,6 +233,8 @@ class _Search:
         children.wish = np.where(np.where(in_time, late, some), others.wish, children.wish)
         children.worth = np.where(late, others.worth, children.worth)
         children.on = np.where(late, others.on, children.on)
+        if self.segments.guarded:
+            children.ceiling = np.where(np.where(in_time, late, some), others.ceiling, children.ceiling)
         weight = rng.uniform(-0.2, 1.2, count)
         # where one parent has too few renewables and the other enough, the best blend may be just enough
         ahead, behind = ratings.slack[one], ratings.slack[other]
@@ -247,6 +267,10 @@ class _Search:
         low, high = segments.low[:, None, :], segments.high[:, None, :]
         level = np.where(rng.random((1, count, segments.count)) < 0.4, 0.0, rng.random((1, count, segments.count)))
         children.wish = np.where(hit, low + level * (high - low), children.wish)
+        if segments.guarded:
+            lower = (rng.random((1, count, segments.count)) < 0.3) & second & (rng.random((1, count, 1)) < 0.4)
+            one = np.where(rng.random((1, count, 1)) < 0.3, 1.0, rng.random((1, count, 1)))
+            children.ceiling = np.where(lower, one, children.ceiling)
         spread = max(self.dear - self.cheap, 1e-3)
         moved = (rng.random((count, 1)) < 0.4) & second
         change = rng.normal(0, 0.15 * spread, (1, count, children.worth.shape[2]))
@@ -292,16 +316,6 @@ class _Search:
             "maxCost": max(0.0, spent - (limits.max_cost or 0.0) * served),
         }
         return {goal: every[goal] for goal in goals_of(problem)}
-
-
-def _joined(one: Genes, other: Genes) -> Genes:
-    return Genes(
-        wish=np.concatenate((one.wish, other.wish), axis=1),
-        worth=np.concatenate((one.worth, other.worth), axis=1),
-        share=np.concatenate((one.share, other.share)),
-        clean=np.concatenate((one.clean, other.clean)),
-        on=np.concatenate((one.on, other.on), axis=1),
-    )
 
 
 def _kept(plans: Plans, elite: IntArray, born: Plans) -> Plans:

@@ -90,8 +90,6 @@ def _too_few_renewables(problem: Problem, outcome: Outcome, short: float) -> str
     kept = _keeping_the_share(problem)
     if kept is None:
         return f"{text}, and no plan keeps it."
-    if not hasattr(kept, "flows"):
-        return f"{text}."
     more = float(kept.flows.shed[-1].sum() - flows.unmet.sum()) * hours
     return f"{text}; to keep it, {money(more)} kWh more of the demand would have to stay unmet."
 

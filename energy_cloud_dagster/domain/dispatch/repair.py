@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ class Genes:
 
     ``wish`` (T, P, n) is where a segment starts (kW; the balance moves it). ``worth`` (T, P, S) is the value
     of a stored kWh, ``share`` and ``clean`` (P,) what a kWh of renewables and a unit of emissions less are worth;
-    ``on`` (T, P, G) says which units with a least power run.
+    ``on`` (T, P, G) says which units with a least power run. ``ceiling`` (T, P, n) is the share of what it could give
+    that a segment is let give, which emissions and reserve ask for; (T, P, 1) where they do not.
     """
 
     wish: Floats
@@ -32,12 +34,20 @@ class Genes:
     share: Floats
     clean: Floats
     on: BoolArray
+    ceiling: Floats
 
     def take(self, chosen: np.ndarray) -> Genes:
         """Return copies of the plans ``chosen``, by index or mask."""
-        return Genes(
-            self.wish[:, chosen], self.worth[:, chosen], self.share[chosen], self.clean[chosen], self.on[:, chosen]
-        )
+        return Genes(*(each[..., chosen] if each.ndim == 1 else each[:, chosen] for each in self.each()))
+
+    def joined(self, other: Genes) -> Genes:
+        """Return these plans followed by ``other``."""
+        pairs = zip(self.each(), other.each(), strict=True)
+        return Genes(*(np.concatenate(pair, axis=0 if pair[0].ndim == 1 else 1) for pair in pairs))
+
+    def each(self) -> tuple[Any, ...]:
+        """Return the arrays in their order."""
+        return self.wish, self.worth, self.share, self.clean, self.on, self.ceiling
 
 
 @dataclass(slots=True)
@@ -82,6 +92,9 @@ class Segments:
         self.sourced[self.units] = self.sourced[self.imports] = 1.0
         self.least = units.min_power.T
         self.committed = bool(units.min_power.any())
+        limits = problem.constraints
+        #: Whether a plan may have to give less than it could, at the price of unmet demand.
+        self.guarded = limits.max_emissions is not None or limits.reserve_up is not None
         self._order = np.zeros(self.count)
         self._order[self.units] = -_PRIORITY_WEIGHT * problem.priority[units.place]
         self._order[self.sheds] = _PRIORITY_WEIGHT * problem.priority[loads.place]
@@ -104,6 +117,8 @@ class Segments:
             high = np.repeat(self.high[step][None], population, axis=0)
             self._bound_units(step, genes, before, low, high)
             self._bound_stores(step, content, low, high)
+            if self.guarded:
+                high = np.where(self.low[step] < 0, high, low + genes.ceiling[step] * (high - low))
             key = self.cost[step] + extra + genes.clean[:, None] * self.emissions[step]
             worth = genes.worth[step]
             key[:, self.gives] += worth / eta
@@ -134,7 +149,9 @@ class Segments:
         store = np.minimum(stores.power.T[:, None] - net, content * self._one_way / hours)
         ties = plans.flow[:, :, self.imports] + plans.flow[:, :, self.exports]
         tie = self.problem.ties.capacity.T[:, None] - ties
-        room: Floats = unit.sum(axis=2) + store.sum(axis=2) + tie.sum(axis=2)
+        imported = self.problem.constraints.max_grid_import
+        free = np.inf if imported is None else imported[:, None] - ties.sum(axis=2)
+        room: Floats = unit.sum(axis=2) + store.sum(axis=2) + np.minimum(tie.sum(axis=2), free)
         return room
 
     def room_down(self, plans: Plans) -> Floats:
@@ -191,12 +208,17 @@ def _balanced(flow: Floats, low: Floats, high: Floats, key: Floats, need: Floats
 
 
 def _reachable(problem: Problem) -> Floats:
-    """Return the most (T, G) that each unit may give, such that later limits can be reached within its ramps."""
+    """Return the most (T, G) that units may give, within their ramps before and after; 0 where one must be off."""
     units = problem.generators
-    most = np.where(units.limit < units.min_power, 0.0, units.limit).T
+    most, least, ramp = units.limit.T.copy(), units.min_power.T, units.ramp.T
+    before = np.where(np.isnan(units.initial), np.inf, units.initial)
+    for step in range(problem.steps):
+        most[step] = np.minimum(most[step], before + ramp[step])
+        most[step][most[step] < least[step]] = 0.0
+        before = most[step]
     for step in range(problem.steps - 2, -1, -1):
-        most[step] = np.minimum(most[step], most[step + 1] + units.ramp[:, step + 1])
-        most[step][most[step] < units.min_power[:, step]] = 0.0
+        most[step] = np.minimum(most[step], most[step + 1] + ramp[step + 1])
+        most[step][most[step] < least[step]] = 0.0
     return most
 
 
@@ -206,11 +228,10 @@ def _import_limits(problem: Problem) -> Floats:
     most = ties.capacity.T.copy()
     if limits.max_grid_import is None or not most.size:
         return most
-    free = limits.max_grid_import - (0.0 if limits.reserve_up is None else limits.reserve_up)
     order = np.argsort(ties.cost.T, axis=1, kind="stable")
     wanted = np.take_along_axis(most, order, axis=1)
     before = np.cumsum(wanted, axis=1) - wanted
-    np.put_along_axis(most, order, np.clip(free[:, None] - before, 0.0, wanted), axis=1)
+    np.put_along_axis(most, order, np.clip(limits.max_grid_import[:, None] - before, 0.0, wanted), axis=1)
     return most
 
 
