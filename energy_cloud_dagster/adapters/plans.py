@@ -42,6 +42,57 @@ def latest_summaries(
     return {row.vpp_id: PlanSummary._make(row) for row in connection.execute(statement)}
 
 
+class StoredPlan(NamedTuple):
+    """A plan as it was materialised: ``solution`` as the dispatch problem answers, ``digest`` over problem and it.
+
+    ``run_id`` and ``materialized_at`` are those of the run that last wrote it, None where that is not known.
+    """
+
+    vpp_id: str
+    issued_at: datetime
+    plan_start: datetime
+    solver: str
+    status: str
+    cost: float
+    unmet_kwh: float
+    renewable_ratio: float | None
+    solution: dict[str, Any]
+    digest: str
+    materialized_at: datetime | None
+    run_id: str | None
+
+
+def page(
+    connection: sa.Connection,
+    vpp_id: str,
+    *,
+    limit: int,
+    before: datetime | None = None,
+    as_of: datetime | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> list[StoredPlan]:
+    """Return up to ``limit`` plans of a VPP, newest issue first: those issued before ``before``, by ``as_of``.
+
+    ``start`` and ``end`` bound the start of the plan (half open).
+    """
+    statement = (
+        sa.select(*(plan.c[name] for name in StoredPlan._fields))
+        .where(plan.c.vpp_id == vpp_id)
+        .order_by(plan.c.issued_at.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(plan.c.issued_at < before)
+    if as_of is not None:
+        statement = statement.where(plan.c.issued_at <= as_of)
+    if start is not None:
+        statement = statement.where(plan.c.plan_start >= start)
+    if end is not None:
+        statement = statement.where(plan.c.plan_start < end)
+    return [StoredPlan._make(row) for row in connection.execute(statement)]
+
+
 # -- write
 
 
@@ -75,11 +126,13 @@ class SetpointRow(NamedTuple):
     marginal_price: float
 
 
-def replace_plan(connection: sa.Connection, row: PlanRow, setpoints: Sequence[SetpointRow]) -> None:
-    """Replace a VPP's plan of one issue."""
+def replace_plan(
+    connection: sa.Connection, row: PlanRow, setpoints: Sequence[SetpointRow], *, run_id: str | None = None
+) -> None:
+    """Replace a VPP's plan of one issue; ``run_id`` is the run that computed it."""
     for table in (plan, setpoint):
         connection.execute(sa.delete(table).where(table.c.vpp_id == row.vpp_id, table.c.issued_at == row.issued_at))
-    connection.execute(sa.insert(plan), row._asdict())
+    connection.execute(sa.insert(plan), {**row._asdict(), "run_id": run_id})
     if setpoints:
         connection.execute(sa.insert(setpoint), [one._asdict() for one in setpoints])
 

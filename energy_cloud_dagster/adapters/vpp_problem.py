@@ -25,15 +25,15 @@ _FORECAST_TYPES: Final = frozenset({"solar", "wind", "hydro"})
 
 
 class Steps(NamedTuple):
-    """The steps of a plan: ``count`` of ``minutes`` each from ``start`` (UTC) on."""
+    """The steps of a plan: ``number`` of ``minutes`` each from ``start`` (UTC) on."""
 
     start: datetime
     minutes: float
-    count: int
+    number: int
 
     def hours(self) -> list[datetime]:
         """Return the hour that each step starts in."""
-        return [hour_start(self.start + step * timedelta(minutes=self.minutes)) for step in range(self.count)]
+        return [hour_start(self.start + step * timedelta(minutes=self.minutes)) for step in range(self.number)]
 
 
 class Prices(NamedTuple):
@@ -89,7 +89,7 @@ def resource_documents(
             document["costPerKWh"] = prices.imports
             if plant.participant_id is not None:
                 document["exportPrice"] = prices.exports
-        documents.append(document | given)
+        documents.append({**document, **given})
     return documents
 
 

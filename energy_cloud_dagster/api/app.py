@@ -32,6 +32,7 @@ from energy_cloud_dagster.api.routers import (
     real_time,
     trading,
     vpp,
+    vpp_plans,
     vpp_resources,
 )
 from energy_cloud_dagster.api.security import AccountCache, Tokens, access_of, admit, is_public, signing_secret
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         vpp,
         vpp_resources,
         optimize,
+        vpp_plans,
         allocation,
         devices,
         commands,

@@ -38,6 +38,7 @@ EXPECTED = PUBLIC | {
     "POST /v1/vpp/{id}/resources",
     "DELETE /v1/vpp/{id}/resources/{resourceId}",
     "POST /v1/vpp/{id}/optimize",
+    "GET /v1/vpp/{id}/plans",
     "GET /v1/vpp/{id}/optimizations/{optimizationId}",
     "POST /v1/vpp/{id}/allocation",
     "GET /v1/vpp/{id}/allocations",
