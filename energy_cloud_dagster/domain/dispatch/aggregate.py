@@ -18,6 +18,9 @@ from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Gene
 if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.flows import Duals, Flows
 
+#: Fewer resources are not worth a look for identical ones, nor is a problem that would keep more than this share.
+LEAST_RESOURCES: Final = 200
+_PAYS: Final = 0.7
 #: Digits to which two parameters agree that were meant to be one.
 _DIGITS: Final = 12
 #: Resources that :func:`alike` keeps of each family at most: enough for prices, few enough for a quick solve.
@@ -44,6 +47,11 @@ class Aggregate:
     units: IntArray
     stores: IntArray
     loads: IntArray
+
+    @property
+    def pays(self) -> bool:
+        """Whether ``problem`` is much smaller than ``whole``."""
+        return self.problem.size <= _PAYS * self.whole.size
 
     @property
     def loosens(self) -> bool:
@@ -157,11 +165,13 @@ def _ramped(units: Generators) -> BoolArray:
 def _identical(*parts: Floats | BoolArray) -> IntArray:
     """Number rows that agree in all ``parts``, (n,) or (n, T), in the order of their first members."""
     count = len(parts[0])
+    if not count:
+        return np.zeros(0, np.int64)
     columns: list[Floats] = []
     for part in parts:
         table = np.asarray(part, np.float64).reshape(count, -1)
         # series are constant more often than not, and a row that is one number is compared as one
-        constant = table.shape[1] > 1 and count > 0 and bool((table == table[:, :1]).all())
+        constant = table.shape[1] > 1 and bool((table == table[:, :1]).all())
         columns.append(table[:, :1] if constant else table)
     table = _rounded(np.concatenate(columns, axis=1))
     rows = np.ascontiguousarray(table).view(np.dtype((np.void, table.dtype.itemsize * table.shape[1]))).ravel()

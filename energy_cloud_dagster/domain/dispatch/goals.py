@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import lp, priority, reduce
+from energy_cloud_dagster.domain.dispatch import aggregate, lp, priority, reduce
 from energy_cloud_dagster.domain.dispatch.flows import (
     Duals,
     Flows,
@@ -50,9 +50,18 @@ def optimise(problem: Problem, *, time_limit: float | None = None) -> Outcome | 
     Flows that exclude each other are left free first, which is a relaxation. Where they overlap, one direction is
     fixed: an equal objective proves that plan optimal. Where it is not equal, integers decide. After ``time_limit``
     seconds (the problem's own by default) the plan at hand is returned with the gap that was proven, and SolverFailed
-    is raised where there is none.
+    is raised where there is none. Of many resources, identical ones are planned as one.
     """
-    return _Search(problem, problem.time_limit if time_limit is None else time_limit).outcome()
+    limit = problem.time_limit if time_limit is None else time_limit
+    if problem.size >= aggregate.LEAST_RESOURCES:
+        merged = aggregate.exact(problem)
+        if merged.pays:
+            search = _Search(merged.problem, limit)
+            found = search.outcome()
+            # with integers to keep its flows apart, a merged store can do less than its members
+            if isinstance(found, Outcome) and not search.parted:
+                return replace(found, flows=merged.spread(found.flows), duals=merged.spread_duals(found.duals))
+    return _Search(problem, limit).outcome()
 
 
 class _Expired(Exception):
@@ -83,6 +92,8 @@ class _Search:
         self._problem, self._limit, self._spent = problem, time_limit, 0.0
         #: whether a goal is known to fall short, so that a solve without shortfalls need not be tried
         self._short = not problem.strict and _out_of_reach(problem)
+        #: whether integers kept the flows of stores apart
+        self.parted = False
 
     def outcome(self) -> Outcome | Impossible:
         try:
@@ -123,6 +134,7 @@ class _Search:
     def _mixed(self, seen: Pairs) -> _Found | Impossible:
         problem, pairs = self._problem, seen.either()
         while True:
+            self.parted |= bool(pairs.stores.any())
             mixed = self._solved(Switches(stores=pairs.stores, ties=pairs.ties))
             if isinstance(mixed, Impossible):
                 return mixed
@@ -316,9 +328,7 @@ def _out_of_reach(problem: Problem) -> bool:
 
 
 def _as_good(found: _Found, relaxed: _Found) -> bool:
-    """Whether ``found`` reaches the relaxation's optimum, or what it had when its time ran out."""
-    if relaxed.proven:
-        return _near(found.cost, relaxed.cost) and _same_goals(found, relaxed)
+    """Whether ``found`` reaches the relaxation's optimum, or more than what that had within its gap or its time."""
     return _same_goals(found, relaxed) and found.cost <= relaxed.cost + _SAME * max(1.0, abs(relaxed.cost))
 
 
