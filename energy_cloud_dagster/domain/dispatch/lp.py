@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.matrices import Matrices
     from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, IntArray
 
-#: The absolute gap, in currency, at which a plan with integers counts as proven; the relative one is zero.
-_GAP_ABSOLUTE: Final = 1e-9
+#: The gaps, relative and in currency, at which a plan with integers counts as proven.
+_GAP, _GAP_ABSOLUTE = 1e-8, 1e-9
 
 
 def _nothing() -> Floats:
@@ -90,7 +90,12 @@ def run(
         left = None if time_limit is None else max(time_limit - spent, 0.0)
         # Not threads=1: HiGHS refuses a count that differs from the one its process-wide scheduler started with.
         solver = _arrays_solver()(
-            msg=False, timeLimit=left, gapRel=gap or 0.0, gapAbs=_GAP_ABSOLUTE, parallel="off", presolve=setting
+            msg=False,
+            timeLimit=left,
+            gapRel=_GAP if gap is None else gap,
+            gapAbs=_GAP_ABSOLUTE,
+            parallel="off",
+            presolve=setting,
         )
         if primal and basis is not None:
             solver.optionsDict["simplex_strategy"] = _PRIMAL
@@ -204,8 +209,8 @@ def load() -> None:
 def to_pulp(matrices: Matrices, names: Mapping[str, Sequence[str]] | None = None) -> Any:
     """Return the programme as a ``pulp.LpProblem``, to be written (``writeLP``) or solved by any of PuLP's solvers.
 
-    ``names`` gives, by name of a block of columns, what its first axis is called (``matrices.names_of``); without it
-    the index is used. A column is then called after its block, its resource and its step.
+    ``names`` gives, by name of a block of columns, what its first axis is called, in letters that the LP format allows;
+    without it the index is used. A column is called after its block, its resource and its step.
     """
     import pulp
 
