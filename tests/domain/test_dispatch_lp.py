@@ -704,7 +704,8 @@ def test_reserve_is_kept_by_what_can_still_move() -> None:
     store = {**BATTERY, "efficiency": 1, "energyCapacity": 60, "soc": 1}
     assert plan(0, [store], constraints={"reserve": {"up": 60}}, strict=True)["status"] == "completed"
     assert plan(0, [store], constraints={"reserve": {"up": 61}}, strict=True)["conflict"] == ["reserve"]
-    assert plan(0, [store], constraints={"reserve": {"down": 1}}, strict=True)["conflict"] == ["reserve"]
+    document = plan(0, [store], constraints={"reserve": {"down": 1}}, strict=True)
+    assert document["conflict"] == ["reserve", "BAT-001.endSoc"]
 
 
 def test_of_equal_costs_the_higher_priority_is_curtailed_and_shed_last() -> None:
