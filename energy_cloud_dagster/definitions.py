@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from energy_cloud_dagster.assets.accuracy import forecast_accuracy_daily
+from energy_cloud_dagster.assets.actuals import dispatch_actual_hourly
 from energy_cloud_dagster.assets.data_life import DATA_LIFE
 from energy_cloud_dagster.assets.dispatch import dispatch_plan_hourly
 from energy_cloud_dagster.assets.evidence import trade_evidence_hourly
@@ -61,6 +62,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             forecast_accuracy_daily,
             # what to do
             dispatch_plan_hourly,
+            dispatch_actual_hourly,
             market_clearing_hourly,
             # what is owed, and the proof
             settlement_batch_hourly,

@@ -147,6 +147,7 @@ def test_the_flow_leads_from_the_meter_to_the_proof(graph: AssetGraph) -> None:
     beside = {
         "fct_region__hourly",
         "forecast_accuracy_daily",
+        "dispatch_actual_hourly",
         "reading_partitions",
         "reading_archive",
         "reading_retention",

@@ -6,9 +6,10 @@ from typing import Any, Final
 import dagster as dg
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import forecasts, markets, plans, registry, vpps
+from energy_cloud_dagster.adapters import actuals, forecasts, markets, plans, registry, vpps
 from energy_cloud_dagster.adapters.plans import PlanRow, SetpointRow
 from energy_cloud_dagster.adapters.vpps import VppResource
+from energy_cloud_dagster.assets.dispatch_plots import plan_plot
 from energy_cloud_dagster.assets.forecasts import load_key, region_load_forecast_hourly
 from energy_cloud_dagster.assets.generation import availability_key, generation_availability_hourly
 from energy_cloud_dagster.assets.issued import HORIZON_HOURS
@@ -18,11 +19,10 @@ from energy_cloud_dagster.assets.report import (
     columns,
     hourly_asset,
     load_plotting,
-    new_figure,
-    picture,
     result,
 )
 from energy_cloud_dagster.domain.audit.canonical import digest
+from energy_cloud_dagster.domain.dispatch.commitment import Commitment, honouring, steps_under
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.domain.units import MICRO
 from energy_cloud_dagster.partitions import hours_in
@@ -31,7 +31,6 @@ from energy_cloud_dagster.settings import load_settings
 
 #: A measured state of charge older than this is not believed; the previous plan's is used.
 STATE_VALID: Final = timedelta(hours=2)
-_COLOURS: Final = {"solar": "gold", "wind": "tab:cyan", "storage": "tab:green", "grid": "tab:grey"}
 
 
 @hourly_asset(
@@ -52,7 +51,7 @@ _COLOURS: Final = {"solar": "gold", "wind": "tab:cyan", "storage": "tab:green", 
     deps=[region_load_forecast_hourly, generation_availability_hourly, outside_prices_hourly],
 )
 def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) -> dg.MaterializeResult[Any]:
-    """Least-cost plan of every VPP from the hour after on: PuLP and HiGHS, from the measured state of charge."""
+    """Least-cost plan of every VPP for 24 hours: from the measured state of charge, honouring accepted commands."""
     effort = Effort()
     with effort.importing():
         load_plotting()
@@ -67,8 +66,13 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
         now, start = run_time(hour), hour + HOUR
         solved: dict[str, dict[str, Any]] = {}
         with database.begin() as connection:
-            for one in vpps.in_region(connection, region):
-                problem = _problem(connection, one.vpp_id, region, now, start)
+            serving = planned_vpps(connection, region)
+            whole = sum(one.capacity_kw for one in serving)
+            for one in serving:
+                # several share the load by their capacities
+                problem = _problem(
+                    connection, one.vpp_id, region, now, start, one.capacity_kw / whole if whole else 1.0
+                )
                 solution = solve(parse_problem(problem)).to_document()
                 if solution["status"] != "completed":
                     raise dg.Failure(f"no plan for {one.vpp_id} at {rfc3339(now)}: {solution['explanation']}")
@@ -89,12 +93,23 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
                 plans.replace_plan(connection, row, rows)
                 solved[one.vpp_id] = solution | {"digest": row.digest}
         found[hour] = _described(solved)
-    plot = {"plot_of_last_hour": _stack_plot(rows, problem["demand"])} if rows else {}
+    plot = {"plot_of_last_hour": plan_plot(rows, problem["demand"])} if rows else {}
     return result(context, effort, found, plot)
 
 
-def _problem(connection: sa.Connection, vpp_id: str, region: str, now: datetime, start: datetime) -> dict[str, Any]:
-    """Return the dispatch problem of one VPP as PLAN.json: kW per hourly step, money in the market's currency."""
+def planned_vpps(connection: sa.Connection, region: str) -> list[vpps.Vpp]:
+    """Return the VPPs that serve the region's load: those that trade as VPPs in its market. Others plan on request."""
+    trading = {one.participant_id for one in registry.participants(connection, region) if one.kind == "vpp"}
+    return [one for one in vpps.in_region(connection, region) if one.participant_id in trading]
+
+
+def _problem(
+    connection: sa.Connection, vpp_id: str, region: str, now: datetime, start: datetime, share: float = 1.0
+) -> dict[str, Any]:
+    """Return the dispatch problem of one VPP as PLAN.json: kW per hourly step, money in the market's currency.
+
+    ``share`` is the part of the region's load that it serves.
+    """
     ahead = [start + step * HOUR for step in range(HORIZON_HOURS)]
     market_id = registry.find_region(connection, region).market_id
     prices = markets.outside_prices(connection, market_id, ahead[0], ahead[-1] + HOUR, now)
@@ -108,11 +123,19 @@ def _problem(connection: sa.Connection, vpp_id: str, region: str, now: datetime,
     if len(load) != len(ahead):
         raise dg.Failure(f"no load was forecast at {rfc3339(now)}; materialise region_load_forecast_hourly first")
     resources = vpps.resources(connection, [vpp_id])[vpp_id]
+    commanded = actuals.in_force(connection, [one.device_id for one in resources if one.device_id is not None], now)
+    documents = []
+    for one in resources:
+        document = _resource(connection, one, now, ahead, [prices[hour] for hour in ahead])
+        found = commanded.get(one.device_id or "")
+        commitment = None if found is None else Commitment(found.setpoint_kw, found.valid_until)
+        held = 0 if commitment is None else steps_under(commitment, start, HOUR, len(ahead))
+        documents.append(honouring(document, commitment, len(ahead), held, HOUR / timedelta(hours=1)))
     return {
         "start": rfc3339(start),
         "stepMinutes": 60,
-        "demand": [load[hour] for hour in ahead],
-        "resources": [_resource(connection, one, now, ahead, [prices[hour] for hour in ahead]) for one in resources],
+        "demand": [load[hour] * share for hour in ahead],
+        "resources": documents,
     }
 
 
@@ -180,6 +203,18 @@ def _setpoints(row: PlanRow) -> list[SetpointRow]:
     return rows
 
 
+def _told(solved: dict[str, dict[str, Any]]) -> str:
+    """Return the plans in sentences, as Markdown: one list for each VPP, and what fell short first."""
+    told = []
+    for name, one in solved.items():
+        short = [
+            f"- **{each['constraint']}**: {each['required']:g} required, {each['achieved']:g} achieved"
+            for each in one["violations"]
+        ]
+        told.append("\n".join([f"**{name}**", "", *short, *(f"- {text}" for text in one["explanation"])]))
+    return "\n\n".join(told)
+
+
 def _described(solved: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "dagster/partition_row_count": sum(len(one["allocation"]) * HORIZON_HOURS for one in solved.values()),
@@ -187,31 +222,6 @@ def _described(solved: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "unmet_kwh": sum(one["unmetEnergy"] for one in solved.values()),
         "renewable_ratio": {name: one["renewableRatio"] for name, one in solved.items()},
         "marginal_price_first_hour": {name: one["steps"][0]["marginalPrice"] for name, one in solved.items()},
-        "explanation": [text for one in solved.values() for text in one["explanation"][:6]],
+        "explanation": dg.MetadataValue.md(_told(solved)),
         "digest": digest({name: one["digest"] for name, one in solved.items()}),
     }
-
-
-def _stack_plot(rows: list[SetpointRow], demand: list[float]) -> dg.MarkdownMetadataValue:
-    """Draw the planned outputs as a stack over the hours, demand and marginal price with it."""
-    import numpy as np
-
-    figure = new_figure(height=3.8)
-    axes = figure.subplots()
-    hours = sorted({row.ts for row in rows})
-    above, below = np.zeros(len(hours)), np.zeros(len(hours))
-    for resource in sorted({(row.type, row.resource_id) for row in rows}, reverse=True):
-        output = np.array([row.output_kw for row in rows if row.resource_id == resource[1]])
-        up, down = np.maximum(output, 0), np.minimum(output, 0)
-        colour = _COLOURS.get(resource[0])
-        axes.bar(range(len(hours)), up, bottom=above, color=colour, label=resource[1], edgecolor="white", linewidth=0.4)
-        axes.bar(range(len(hours)), down, bottom=below, color=colour, edgecolor="white", linewidth=0.4)
-        above, below = above + up, below + down
-    axes.step(range(len(hours)), demand, where="mid", color="black", linewidth=1.2, label="demand")
-    axes.set_xticks(range(0, len(hours), 4), [hours[i].strftime("%d %H:%M") for i in range(0, len(hours), 4)])
-    axes.set_ylabel("kW")
-    price = axes.twinx()
-    price.plot(range(len(hours)), [row.marginal_price for row in rows[: len(hours)]], color="tab:red", linewidth=1)
-    price.set_ylabel("marginal price per kWh", color="tab:red")
-    axes.legend(loc="upper left", ncols=6, fontsize="x-small")
-    return picture(figure)
