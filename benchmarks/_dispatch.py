@@ -161,7 +161,8 @@ class Floor:
 
     cost: float
     columns: Floats
-    duals: Floats
+    #: Duals of the balance by step: none where there are integers.
+    prices: list[float]
     build: float
     solve: float
     read: float
@@ -188,7 +189,8 @@ def floor(problem: Draw) -> Floor:
     read = time.process_time()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         raise SystemExit("the floor found no optimum")
-    return Floor(solver.getObjectiveValue(), columns, duals, built - began, solved - built, read - solved)
+    prices = [] if problem.least else duals[: problem.demand.size].tolist()
+    return Floor(solver.getObjectiveValue(), columns, prices, built - began, solved - built, read - solved)
 
 
 def _model(problem: Draw) -> highspy.HighsLp:

@@ -52,12 +52,13 @@ THREE = {
 
 
 class Call(NamedTuple):
-    """One whole call: CPU seconds of reading, solving and writing, and the cost it found."""
+    """One whole call: CPU seconds of reading, solving and writing, the cost it found and the price of each step."""
 
     read: float
     solve: float
     write: float
     cost: float
+    prices: list[float]
 
     @property
     def seconds(self) -> float:
@@ -75,7 +76,8 @@ def call(document: dict[str, Any]) -> Call:
     solved = time.process_time()
     answer = solution.to_document(solve_seconds=0.0)
     written = time.process_time()
-    return Call(parsed - began, solved - parsed, written - solved, answer["cost"])
+    prices = [each["marginalPrice"] for each in answer["steps"]]
+    return Call(parsed - began, solved - parsed, written - solved, answer["cost"], prices)
 
 
 def table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
@@ -167,16 +169,16 @@ def row(name: str, problem: Draw, repeats: int) -> list[str]:
     for _ in range(repeats):
         floors.append(floor(problem))
         calls.append(call(document))
-    least = min(each.seconds for each in floors)
-    return line(
-        name, least, min(calls, key=lambda each: each.seconds), min(each.solve for each in calls), floors[0].cost
-    )
+    best = min(floors, key=lambda each: each.seconds)
+    return line(name, best.seconds, best.cost, best.prices, min(calls, key=lambda each: each.seconds))
 
 
-def line(name: str, least: float, ours: Call, solve: float, cost: float) -> list[str]:
+def line(name: str, seconds: float, cost: float, prices: list[float], ours: Call) -> list[str]:
+    """Return a row of the table: the floor's figures, and ours over them."""
     parts = f"{1000 * ours.read:,.1f} + {1000 * ours.solve:,.1f} + {1000 * ours.write:,.1f}"
-    ratios = f"**{ours.seconds / least:.2f}**", f"{solve / least:.2f}"
-    return [name, f"{1000 * least:,.1f}", parts, *ratios, f"{relative(ours.cost, cost):.0e}"]
+    ratios = f"**{ours.seconds / seconds:.2f}**", f"{ours.solve / seconds:.2f}"
+    apart = f"{max(map(relative, ours.prices, prices)):.0e}" if prices else "-"
+    return [name, f"{1000 * seconds:,.1f}", parts, *ratios, f"{relative(ours.cost, cost):.0e}", apart]
 
 
 HEADS = (
@@ -186,6 +188,7 @@ HEADS = (
     "whole call / floor",
     "solve / floor",
     "difference of cost",
+    "of prices",
 )
 
 
@@ -205,7 +208,7 @@ def timing(quick: bool) -> None:
 # -- fresh processes: the largest problem, memory, the command
 
 
-def child(side: str, resources: int, steps: int) -> dict[str, float]:
+def child(side: str, resources: int, steps: int) -> dict[str, Any]:
     """Return the figures of one side that runs once in a process of its own."""
     argv = [sys.executable, __file__, "--child", side, str(resources), str(steps)]
     out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
@@ -215,10 +218,10 @@ def child(side: str, resources: int, steps: int) -> dict[str, float]:
 def run_child(side: str, resources: int, steps: int) -> None:
     """Draw, run one side, and print what it took; the peak is this process's own (ru_maxrss may be a parent's)."""
     problem = draw(resources, steps)
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     if side == "floor":
         bare = floor(problem)
-        found = {"seconds": bare.seconds, "cost": bare.cost}
+        found = {"seconds": bare.seconds, "cost": bare.cost, "prices": bare.prices}
     elif side == "ours":
         found = call(problem.document())._asdict()
     peak = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM"))
@@ -228,10 +231,9 @@ def run_child(side: str, resources: int, steps: int) -> None:
 def large() -> None:
     """Print the largest problem's times and memory."""
     bare, found = child("floor", *LARGE), child("ours", *LARGE)
-    megabytes = found.pop("megabytes"), bare["megabytes"]
-    ours = Call(**found)
+    megabytes = found.pop("megabytes"), bare.pop("megabytes")
     name = f"{LARGE[0]:,} {TIMES} {LARGE[1]}"
-    table("One run each in a fresh process", HEADS, [line(name, bare["seconds"], ours, ours.solve, bare["cost"])])
+    table("One run each in a fresh process", HEADS, [line(name, **bare, ours=Call(**found))])
     ratio = megabytes[0] / megabytes[1]
     print(f"\nMemory at {name}: {megabytes[0]:,.0f} MB, the floor's {megabytes[1]:,.0f} MB: {ratio:.2f} times")
 
