@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Shortfalls below this share of the energy demanded are the solver's tolerance.
 _NOTHING: Final = 1e-6
+#: Gaps below this share are told as none.
+_SAME_GAP: Final = 5e-5
 #: Resources times steps up to which a second solve, for what a goal would take, is not felt.
 _QUICK: Final = 20_000
 #: The limits of the whole plan, and one unit of them.
@@ -55,8 +57,11 @@ def goals(problem: Problem, outcome: Outcome) -> Iterator[str]:
 def _quality(outcome: Outcome) -> Iterator[str]:
     gap = outcome.gap
     if outcome.solver == "ga":
-        much = "nothing to compare it with" if gap is None else f"{abs(gap):.2%} {'more' if gap >= 0 else 'less'}"
-        yield f"The genetic algorithm found this plan; it costs {much} than the linear programme's."
+        text = "The genetic algorithm found this plan; "
+        if gap is None or abs(gap) < _SAME_GAP:
+            yield f"{text}it costs what the linear programme's plan costs."
+        else:
+            yield f"{text}it costs {abs(gap):.2%} {'more' if gap > 0 else 'less'} than the linear programme's plan."
     elif not outcome.optimal:
         proven = (
             "how far it is from the least cost is not known" if gap is None else f"at most {gap:.2%} could be saved"

@@ -196,8 +196,11 @@ class Reasons:
         reasons = ["the stores take no more"] if full and len(problem.stores.place) else []
         if self._export is not None and self._export[0][step] > self._floor:
             reasons.append("no more can be exported")
-        reasons.append(f"one more kWh is worth {self._prices[step]} there and costs {money(cost)}")
-        return text + " and ".join(reasons)
+        if reasons:
+            return text + " and ".join(reasons)
+        if price > cost - _SAME_PRICE:
+            return f"{text}nothing takes them for more than their cost of {money(cost)}"
+        return f"{text}a kWh is worth {self._prices[step]} there and costs {money(cost)}"
 
     # -- stores
 
