@@ -30,8 +30,9 @@ def _nothing() -> Floats:
     return np.zeros(0)
 
 
-#: HiGHS's number of the primal simplex method.
+#: HiGHS's numbers of the primal simplex method, and of devex pricing, which is quicker below so many columns.
 _PRIMAL: Final = 4
+_DEVEX, _SMALL = 1, 2_000
 
 
 class SolverFailed(EnergyCloudError):
@@ -99,6 +100,8 @@ def run(
         )
         if primal and basis is not None:
             solver.optionsDict["simplex_strategy"] = _PRIMAL
+        if matrices.cost.size < _SMALL:
+            solver.optionsDict["simplex_dual_edge_weight_strategy"] = _DEVEX
         call = _Call(matrices, basis)
         solver.createAndConfigureSolver(call)
         solver.buildSolverModel(call)
