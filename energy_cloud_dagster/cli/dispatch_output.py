@@ -16,6 +16,8 @@ _COLUMNS: Final = 8
 _LARGEST: Final = 10
 #: Steps that are shown; a day of half hours.
 _STEPS: Final = 48
+#: One space beside the one that parts the columns.
+_PADDING: Final = (0, 1, 0, 0)
 #: Binding limits that a row names; the rest is counted.
 _BINDING: Final = 3
 
@@ -64,8 +66,9 @@ def _show_steps(console: Console, solution: Solution) -> None:
 
     problem = solution.problem
     headings, columns = _supply(solution)
+    owners = frozenset(problem.ids)
     few, unmet = problem.size <= _COLUMNS, bool(solution.unmet_energy)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=_PADDING)
     table.add_column("Step", no_wrap=True)
     for heading in ("Demand kW", *headings, *(["Unmet"] if unmet else []), "Price"):
         table.add_column(heading, justify="right", no_wrap=not few)
@@ -81,7 +84,7 @@ def _show_steps(console: Console, solution: Solution) -> None:
             str(step + 1) if start is None else f"{start:%Y-%m-%d %H:%M}",
             *(_power(each) for each in powers),
             _figure(float(solution.marginal_price[step])),
-            _named(solution.binding[step]) if few else _counted(solution.binding[step]),
+            _named(solution.binding[step]) if few else _counted(solution.binding[step], owners),
         )
     console.print(table, soft_wrap=True)
 
@@ -107,16 +110,17 @@ def _show_largest(console: Console, solution: Solution) -> None:
     problem = solution.problem
     energy = np.abs(solution.output).sum(axis=1) * problem.step_hours
     largest = np.argsort(-energy, kind="stable")[:_LARGEST].tolist()
-    table = Table("Largest", "Type", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("Largest", "Type", box=box.SIMPLE_HEAD, pad_edge=False, padding=_PADDING)
     for heading in ("kWh", "Least kW", "Most kW"):
         table.add_column(heading, justify="right")
     for place in largest:
         row = solution.output[place]
         figures = (energy[place], row.min(), row.max())
         table.add_row(problem.ids[place], problem.types[place], *(_power(float(each)) for each in figures))
-    idle = int((energy < 1e-6).sum())
-    rest = float(energy.sum() - energy[largest].sum())
-    table.add_row(f"{problem.size - len(largest):,} more", f"{idle:,} idle", _power(rest), "", "")
+    if problem.size > len(largest):
+        idle = int((energy < 1e-6).sum())
+        rest = float(energy.sum() - energy[largest].sum())
+        table.add_row(f"{problem.size - len(largest):,} more", f"{idle:,} idle", _power(rest), "", "")
     console.print(table, soft_wrap=True)
 
 
@@ -129,14 +133,17 @@ def _named(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_BINDING]) + more if names else "-"
 
 
-def _counted(names: tuple[str, ...]) -> str:
+def _counted(names: tuple[str, ...], owners: frozenset[str]) -> str:
     """Return how many resources are at a limit, the rarest first: ``maxGridImport, 2 rampRate, 6 capacity``."""
     counts: dict[str, int] = {}
     for name in names:
-        owner, dot, limit = name.rpartition(".")
+        owner, _, limit = name.rpartition(".")
+        if owner not in owners:
+            counts[name] = 0
+            continue
         # what is available of a capacity is one limit to whom only the number matters
-        limit = "capacity" if limit == "availability" else limit if owner else name
-        counts[limit] = counts.get(limit, 0) + bool(dot)
+        limit = "capacity" if limit == "availability" else limit
+        counts[limit] = counts.get(limit, 0) + 1
     rarest = sorted(counts.items(), key=lambda each: each[1])
     return _named(tuple(f"{count:,} {limit}" if count else limit for limit, count in rarest))
 
