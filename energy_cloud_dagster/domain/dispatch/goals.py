@@ -33,6 +33,8 @@ __all__ = ["Impossible", "Outcome", "SolverFailed", "optimise"]
 _SAME: Final = 1e-7
 #: Slack given to caps that rounding put out of reach, in turn (relative).
 _HAIRS: Final = (1e-8, 1e-7, 1e-6)
+#: What a unit of each goal's shortfall weighs in a first look at all of them, in terms of the dearest flow.
+_WEIGHTS: Final = np.array([1e5, 1e3, 1e1])
 #: Attempts to part overlapping flows by fixing directions before integers decide.
 _ATTEMPTS: Final = 3
 
@@ -178,17 +180,29 @@ class _Search:
 
     # -- goals
 
-    def _best(self, switches: Switches, matrices: Matrices, basis: Any = None, *, grace: bool = False) -> Raw:
+    def _best(
+        self,
+        switches: Switches,
+        matrices: Matrices,
+        basis: Any = None,
+        guide: reduce.Guide | None = None,
+        *,
+        grace: bool = False,
+    ) -> Raw:
         """Solve the programme that was built under ``switches``: by way of a smaller one where that is quicker."""
         if basis is None and reduce.wanted(self._problem, matrices):
-
-            def smaller(matrices: Matrices, *, basis: Any = None) -> Raw:
-                return self._run(matrices, basis=basis, grace=grace, presolve=True, primal=True)
-
-            raw = reduce.run(self._problem, switches, matrices, smaller)
+            raw = self._reduced(switches, matrices, guide, grace=grace)
             if raw is not None:
                 return raw
         return self._run(matrices, basis=basis, grace=grace)
+
+    def _reduced(
+        self, switches: Switches, matrices: Matrices, guide: reduce.Guide | None, *, grace: bool
+    ) -> Raw | None:
+        def smaller(matrices: Matrices, *, basis: Any = None) -> Raw:
+            return self._run(matrices, basis=basis, grace=grace, presolve=True, primal=True)
+
+        return reduce.run(self._problem, switches, matrices, smaller, guide)
 
     def _run(self, matrices: Matrices, *, basis: Any = None, grace: bool = False, **options: bool) -> Raw:
         """Solve within what is left of the time; with ``grace`` within all of it, to make a plan of a decision."""
@@ -226,9 +240,12 @@ class _Search:
         caps: dict[Goal, float] = {}
         slopes: dict[Goal, tuple[Floats, Floats]] = {}
         last: tuple[Matrices, Raw] | None = None
-        proven = True
+        proven, guide = True, reduce.Guide()
+        if basis is None and reduce.wanted(self._problem, matrices):
+            # one solve with all goals in its costs leaves little to each goal's own
+            self._reduced(switches, replace(matrices, cost=_blended(matrices)), guide, grace=grace)
         for goal in (*goals_of(self._problem), None):
-            staged, raw = self._minimise(switches, matrices, goal, caps, basis, grace=grace)
+            staged, raw = self._minimise(switches, matrices, goal, caps, basis, guide, grace=grace)
             if raw.status == "infeasible":
                 return None
             if raw.status == "unknown":
@@ -257,6 +274,7 @@ class _Search:
         goal: Goal | None,
         caps: dict[Goal, float],
         basis: Any,
+        guide: reduce.Guide,
         *,
         grace: bool,
     ) -> tuple[Matrices, Raw]:
@@ -273,7 +291,7 @@ class _Search:
             for capped, least in caps.items():
                 upper[_column(matrices, capped)] = least + hair * max(1.0, least)
             staged = replace(matrices, cost=cost, upper=upper)
-            raw = self._best(switches, staged, basis, grace=grace)
+            raw = self._best(switches, staged, basis, guide, grace=grace)
             if raw.status != "infeasible" or not caps:
                 return staged, raw
         raise SolverFailed(f"no plan keeps the least {', '.join(caps)} that was found before")
@@ -301,6 +319,13 @@ _NONE: Final = np.zeros(0)
 
 def _column(matrices: Matrices, goal: Goal) -> int:
     return matrices.columns["goals"][0] + GOALS.index(goal)
+
+
+def _blended(matrices: Matrices) -> Floats:
+    """Return costs under which each goal weighs far more than the next: the goals' order most of the time."""
+    cost = matrices.cost.copy()
+    matrices.column("goals", cost)[...] += _WEIGHTS * max(float(np.abs(cost).max(initial=0.0)), 1e-3)
+    return cost
 
 
 def _total(matrices: Matrices, raw: Raw, slopes: dict[Goal, tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

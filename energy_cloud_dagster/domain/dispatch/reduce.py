@@ -9,6 +9,7 @@ and the rest is solved again. The result is the optimum of the whole programme w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -39,6 +40,8 @@ _CHAINED_FLOWS: Final = ("charge", "discharge", "stored")
 #: A flow is decided if its reduced cost is more than this share of the usual price. Rounds of 0 set free only what
 #: spoils the proof; those after them mistrust the prices.
 _MARGINS: Final = (0.02, 0.0, 0.0, 0.1, 0.3, 0.0)
+#: With a plan to start from, costs are no guide: goals have few.
+_RESUMED: Final = (0.0,) * 5
 #: Distance between cost and bound that proves the optimum, relative to the sum of all costs without their signs.
 _PROVEN: Final = 1e-10
 #: The same for the part of one resource, below which it is not set free.
@@ -62,30 +65,57 @@ def wanted(problem: Problem, matrices: Matrices) -> bool:
     return large and matrices.integer is None and "balance" in matrices.rows
 
 
-def run(problem: Problem, switches: Switches, matrices: Matrices, solver: Solver) -> Raw | None:
+class Guide:
+    """What one solve leaves for the next one of the same rows and columns with other costs."""
+
+    def __init__(self) -> None:
+        self.attempt: _Attempt | None = None
+
+
+def run(
+    problem: Problem, switches: Switches, matrices: Matrices, solver: Solver, guide: Guide | None = None
+) -> Raw | None:
     """Return the optimum of ``matrices``, which :func:`build` made of ``problem`` under ``switches``.
 
-    Costs and bounds of ``matrices`` may differ from what ``build`` gave, as goals change them. ``solver`` solves the
-    smaller programmes. When its time is over, the plan at hand is ``stopped`` with the bound that the first prices
-    prove. ``None`` means that this way led nowhere: then solve the whole programme.
+    Costs and bounds of ``matrices`` may differ from what ``build`` gave, as goals change them; with the ``guide`` of an
+    earlier run, that one's plan is the start. ``solver`` solves the smaller programmes. When its time is over, the plan
+    at hand is ``stopped`` with the bound that the prices so far prove. ``infeasible`` is proven, except where goals may
+    fall short and have no columns yet. ``None`` means that this way led nowhere: then solve the whole programme.
     """
-    merged = alike(problem)
-    small = _small(merged, switches, matrices)
-    raw = solver(small)
-    if raw.status == "unknown" or (raw.status == "infeasible" and merged.loosens):
-        return raw
-    if raw.status != "optimal":
-        return None
-    prices = np.zeros(len(matrices.row_lower))
-    for name in _shared(matrices):
-        matrices.row(name, prices)[...] = small.row(name, raw.row_duals)
-    usual = float(np.abs(matrices.row("balance", prices)).mean())
-    attempt = _Attempt(problem, matrices)
-    if not attempt.answer(prices):
-        return None
-    attempt.x = attempt.reply.x
-    for margin in _MARGINS:
-        if not attempt.widen(margin * usual):
+    attempt = None if guide is None else guide.attempt
+    if guide is not None:
+        guide.attempt = None
+    if attempt is not None:
+        attempt.resume(matrices)
+        raw = _refined(attempt, solver, _RESUMED)
+    else:
+        merged = alike(problem)
+        small = _small(merged, switches, matrices)
+        raw = solver(small)
+        # without a proof either, where goals can fall short it is their columns that are needed next
+        soft = not problem.strict and not switches.goals
+        if raw.status == "unknown" or (raw.status == "infeasible" and (merged.loosens or soft)):
+            return raw
+        if raw.status != "optimal":
+            return None
+        prices = np.zeros(len(matrices.row_lower))
+        for name in _shared(matrices):
+            matrices.row(name, prices)[...] = small.row(name, raw.row_duals)
+        attempt = _Attempt(problem, matrices)
+        if not attempt.answer(prices):
+            return None
+        attempt.x = attempt.reply.x
+        usual = float(np.abs(matrices.row("balance", prices)).mean())
+        raw = _refined(attempt, solver, [margin * usual for margin in _MARGINS])
+    if guide is not None and raw is not None and raw.status == "optimal":
+        guide.attempt = attempt
+    return raw
+
+
+def _refined(attempt: _Attempt, solver: Solver, margins: Sequence[float]) -> Raw | None:
+    """Solve what is open, and set more free until the proof succeeds."""
+    for margin in margins:
+        if not attempt.widen(margin):
             continue
         raw = solver(attempt.rest(), basis=attempt.basis)
         if raw.status == "unknown":
@@ -100,7 +130,7 @@ def run(problem: Problem, switches: Switches, matrices: Matrices, solver: Solver
         if proven or raw.status == "stopped":
             return replace(
                 raw,
-                objective=float(matrices.cost @ attempt.x),
+                objective=float(attempt.matrices.cost @ attempt.x),
                 x=attempt.x,
                 column_duals=attempt.reply.reduced,
                 row_duals=attempt.reply.duals,
@@ -168,6 +198,15 @@ class _Attempt:
         #: that of the last solve, as far as the next one can start from it
         self.basis: Any = None
         self._last: tuple[Any, BoolArray] | None = None
+        self._resumed = False
+
+    def resume(self, matrices: Matrices) -> None:
+        """Go on with other costs, and other bounds of the columns that are always free."""
+        self.matrices = matrices
+        self.spoilt = np.zeros(len(matrices.cost), bool)
+        self._resumed = True
+        # any duals prove a bound, and those of other costs are no worse than others
+        self.reply = replace(self.reply, reduced=matrices.cost - self._spread(self.reply.duals))
 
     def _marks(self, name: str, marks: BoolArray) -> BoolArray:
         """Return the block ``name`` of one mark per column, in its shape."""
@@ -247,8 +286,9 @@ class _Attempt:
             # a fixed output would hold its neighbours by the ramp
             output = self._marks("generation", wider)
             output[self.ramped] = output[self.ramped].any(axis=1)[:, None]
-        if margin == 0.0 and (wider == self.free).all():
+        if margin == 0.0 and not self._resumed and (wider == self.free).all():
             return False
+        self._resumed = False
         if self._last is not None:
             self.basis = self._grown(*self._last, wider)
         self.free = wider
