@@ -24,7 +24,6 @@ from energy_cloud_dagster.adapters.tables import (
     reading,
     series,
     setpoint,
-    vpp,
     vpp_resource,
 )
 from energy_cloud_dagster.domain.readings.live import Flow, LiveReading, Meter
@@ -154,11 +153,6 @@ def devices_of_vpps(connection: sa.Connection) -> dict[int, str]:
         )
     )
     return {row.series_id: row.vpp_id for row in rows}
-
-
-def vpp_ids(connection: sa.Connection) -> list[str]:
-    """Return the ids of all VPPs, in order."""
-    return list(connection.execute(sa.select(vpp.c.vpp_id).order_by(vpp.c.vpp_id)).scalars())
 
 
 def market_ids(connection: sa.Connection) -> list[str]:

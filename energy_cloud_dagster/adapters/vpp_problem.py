@@ -5,6 +5,7 @@ Functions take an open connection. Powers in kW, energy in kWh, prices in the ma
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -149,11 +150,13 @@ def market_prices(
 
 def _by_hour(known: Mapping[datetime, float], hours: Sequence[datetime]) -> list[float]:
     """Return the value of each hour; where there is none that of the same hour of an earlier day, else the newest."""
-    first, newest = min(known), known[max(known)]
+    newest = known[max(known)]
+    of_clock: dict[int, list[datetime]] = {}
+    for hour in sorted(known):
+        of_clock.setdefault(hour.hour, []).append(hour)
     values = []
     for hour in hours:
-        at = hour
-        while at not in known and at >= first:
-            at -= _DAY
-        values.append(known.get(at, newest))
+        same = of_clock.get(hour.hour, [])
+        before = bisect_right(same, hour)
+        values.append(known[same[before - 1]] if before else newest)
     return values

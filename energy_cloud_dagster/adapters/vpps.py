@@ -26,6 +26,9 @@ class Vpp(NamedTuple):
 
 
 _COLUMNS: Final = tuple(vpp.c[name] for name in Vpp._fields)
+_PRIVATE: Final = sa.exists().where(
+    participant.c.participant_id == vpp.c.participant_id, participant.c.kind == "prosumer"
+)
 
 
 class VppResource(NamedTuple):
@@ -83,6 +86,17 @@ def by_id(
     """
     row = connection.execute(_standing(participant_id, everyone).where(vpp.c.vpp_id == vpp_id)).one_or_none()
     return None if row is None else Vpp._make(row)
+
+
+def ids(connection: sa.Connection, *, participant_id: str | None = None, everyone: bool = True) -> list[str]:
+    """Return the ids of the standing VPPs, in order; with ``everyone`` false those that ``participant_id`` may see."""
+    found = _standing(participant_id, everyone).with_only_columns(vpp.c.vpp_id).order_by(vpp.c.vpp_id)
+    return list(connection.execute(found).scalars())
+
+
+def private(connection: sa.Connection, vpp_ids: Collection[str]) -> set[str]:
+    """Return which of the VPPs are a prosumer's own, to be seen by that prosumer only."""
+    return set(connection.execute(sa.select(vpp.c.vpp_id).where(vpp.c.vpp_id.in_(vpp_ids), _PRIVATE)).scalars())
 
 
 def in_region(connection: sa.Connection, region_id: str, *, deleted: bool = False) -> list[Vpp]:
@@ -157,6 +171,5 @@ def _standing(participant_id: str | None, everyone: bool) -> sa.Select[Any]:
     statement = sa.select(*_COLUMNS).where(vpp.c.deleted_at.is_(None))
     if everyone:
         return statement
-    private = sa.exists().where(participant.c.participant_id == vpp.c.participant_id, participant.c.kind == "prosumer")
     own = vpp.c.participant_id == sa.bindparam("own", participant_id, sa.Text)
-    return statement.where(sa.or_(vpp.c.participant_id.is_(None), own, sa.not_(private)))
+    return statement.where(sa.or_(vpp.c.participant_id.is_(None), own, sa.not_(_PRIVATE)))

@@ -17,7 +17,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import streams
+from energy_cloud_dagster.adapters import streams, vpps
 from energy_cloud_dagster.adapters.energy import SOURCE_OF_ROLE
 from energy_cloud_dagster.api.security import Principal
 
@@ -108,7 +108,7 @@ def check(connection: sa.Connection, name: str, caller: Principal) -> None:
             raise Refusal("forbidden", "this is no device of yours")
         known = [key] if exists else []
     else:
-        known = _keys(connection, kind)
+        known = _keys(connection, kind, caller)
     if key not in known:
         shown = f"; there are {', '.join(known[:20])}" if known else ""
         raise Refusal("unknown_channel", f"there is no {kind} of that name{shown}")
@@ -131,13 +131,13 @@ def _part(family: str, rest: str) -> tuple[str, str]:
     raise Refusal("unknown_channel", f"there is no such channel; channels are {_KNOWN}")
 
 
-def _keys(connection: sa.Connection, kind: str) -> list[str]:
-    """Return the ids of what there is of a kind."""
+def _keys(connection: sa.Connection, kind: str, caller: Principal) -> list[str]:
+    """Return the ids of what there is of a kind for a caller."""
     match kind:
         case "region":
             return streams.region_ids(connection)
         case "vpp":
-            return streams.vpp_ids(connection)
+            return vpps.ids(connection, participant_id=caller.participant_id, everyone=caller.sees_all)
         case "market":
             return streams.market_ids(connection)
     return list(SOURCES)

@@ -210,11 +210,11 @@ class VppFeed(Feed):
         if self._vpp_of is None or news.lost or news.newcomers or news.clock - self._looked >= self._AGE_SECONDS:
             self._vpp_of = streams.devices_of_vpps(connection)
             self._looked = news.clock
-            touched = set(streams.vpp_ids(connection))
+            touched = set(vpps.ids(connection))
         else:
             touched = {self._vpp_of[one.series_id] for one in news.readings if one.series_id in self._vpp_of}
             if news.commands:
-                touched = set(streams.vpp_ids(connection))
+                touched = set(vpps.ids(connection))
         ids = sorted(vpp_id for vpp_id in touched if news.wanted(channels.vpp_status(vpp_id)))
         if not ids:
             return []
@@ -222,13 +222,14 @@ class VppFeed(Feed):
         now = (energy.last_known(connection, None) if self._replay else None) or news.now
         found = [one for one in (vpps.by_id(connection, vpp_id) for vpp_id in ids) if one is not None]
         asked = streams.asked_of_resources(connection, ids, now)
+        private = vpps.private(connection, ids)
         return [
-            _vpp_update(state, asked.get(state.vpp.vpp_id), now)
+            _vpp_update(state, asked.get(state.vpp.vpp_id), now, everybody=state.vpp.vpp_id not in private)
             for state in vpp_document.describe(connection, found, now, None)
         ]
 
 
-def _vpp_update(state: VppState, asked_kw: float | None, now: datetime) -> Update:
+def _vpp_update(state: VppState, asked_kw: float | None, now: datetime, *, everybody: bool) -> Update:
     stored = [
         (one.soc, float(one.resource.parameters.get("energyCapacity", one.resource.capacity_kw)))
         for one in state.resources
@@ -243,7 +244,8 @@ def _vpp_update(state: VppState, asked_kw: float | None, now: datetime) -> Updat
         "status": state.status,
         "lastUpdate": None if state.last_update is None else rfc3339(state.last_update),
     }
-    return Update(channels.vpp_status(state.vpp.vpp_id), state.last_update or now, payload)
+    channel, owner = channels.vpp_status(state.vpp.vpp_id), state.vpp.participant_id
+    return Update(channel, state.last_update or now, payload, owner, everybody)
 
 
 class MarketFeed(Feed):

@@ -28,7 +28,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from energy_cloud_dagster.adapters import accounts, commands, readings, registry, tables
+from energy_cloud_dagster.adapters import accounts, commands, readings, registry, tables, vpp_registry
 from energy_cloud_dagster.adapters.database import make_engine, upgrade
 from energy_cloud_dagster.adapters.readings import ReadingRow
 from energy_cloud_dagster.api.app import create_app
@@ -386,6 +386,26 @@ async def test_a_vpp_tells_what_its_devices_measure_and_what_they_are_asked_for(
             )
             commands.acknowledge(connection, "BAT-001", Ack(made.command_id, None, "accepted", None), datetime.now(UTC))
         await stream.until("vpp.VPP-001.status", lambda said: said["setpoint"] == -100.0)
+
+
+async def test_a_prosumer_s_vpp_tells_nobody_else(platform: Platform) -> None:
+    now = datetime.now(UTC)
+    with platform.engine.begin() as connection:
+        vpp_registry.create(
+            connection, "Mine", 5.0, "seoul", actor="x", now=now, vpp_id="VPP-000", participant_id="HOME-02"
+        )
+    async with platform.stream("viewer", "vpp.*") as owner, platform.stream("trader", "vpp.*") as other:
+        assert (await owner.until("vpp.VPP-000.status"))["status"] == "offline"
+        # updates come in the order of their ids
+        assert (await other.frame() if not other.data else other.data[0])["channel"] == "vpp.VPP-001.status"
+        refused, absent = (
+            await other.ask("subscribe", "vpp.VPP-000.status"),
+            await other.ask("subscribe", "vpp.VPP-999.status"),
+        )
+        assert refused["errors"][0]["code"] == absent["errors"][0]["code"] == "unknown_channel"
+        assert refused["errors"][0]["detail"] == absent["errors"][0]["detail"]
+    with platform.engine.begin() as connection:
+        vpp_registry.delete(connection, "VPP-000", actor="x", now=now)
 
 
 async def test_a_market_tells_its_last_price(platform: Platform) -> None:

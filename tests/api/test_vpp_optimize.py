@@ -161,6 +161,8 @@ def test_a_plan_starts_from_what_is_known_now(operator: Client, known_now: datet
         ({"demand": 1, "resources": [{"id": "WIND-001", "type": "solar"}]}, "/resources/0/type", "wind"),
         ({"demand": 1, "resources": [{"id": "WIND-001"}] * 10}, "/resources", "10 times"),
         ({"demand": 1, "timeLimit": -1}, "/timeLimit", ""),
+        ({"demand": 1, "horizon": 24, "start": "9999-12-31T23:00:00Z"}, "/start", "9999"),
+        ({"demand": 1, "start": "2026-03-01T15:00:00"}, "/start", "offset"),
     ],
 )
 def test_bad_input_is_pointed_at(
@@ -186,6 +188,27 @@ def test_a_repeated_request_under_its_key_is_one_plan(operator: Client, plant: s
     with api_engine.connect() as connection:
         column = tables.optimization.c.problem["demand"].astext
         assert connection.execute(sa.select(sa.func.count()).where(column == "777")).scalar_one() == 1
+
+
+def test_a_search_ends_with_the_setting_or_earlier_and_says_so(operator: Client, plant: str) -> None:
+    for asked, kept in (({}, 30), ({"timeLimit": 5}, 5), ({"timeLimit": 86_400}, 30)):
+        found = optimize(operator, plant, demand=1, **asked)
+        problem = operator.get(f"/v1/vpp/{plant}/optimizations/{found['id']}").json()["problem"]
+        assert problem["timeLimit"] == kept
+    units = [{"type": "chp", "capacity": 10 + n, "costPerKWh": 0.1 + n / 99, "minPower": 5} for n in range(40)]
+    hard = operator.post("/v1/vpp", {"name": "Hard", "capacity": 1}).json()["id"]
+    operator.post(f"/v1/vpp/{hard}/resources", units)
+    answer = operator.post(f"/v1/vpp/{hard}/optimize", {"demand": [400] * 24, "timeLimit": 1e-6})
+    assert answer.status_code == 503
+    assert "1e-06 seconds" in answer.json()["detail"]
+
+
+def test_the_genetic_algorithm_says_how_far_it_is_off(operator: Client, plant: str) -> None:
+    found = optimize(operator, plant, demand=2000, constraints={"minRenewable": 0.7}, solver="ga")
+    assert (found["solver"], found["optimal"]) == ("ga", False)
+    assert 0 <= found["gap"] < 0.02
+    assert found["totalOutput"] == pytest.approx(2000)
+    assert found["renewableRatio"] >= 0.7
 
 
 def test_a_vpp_that_is_not_there_has_no_plan(operator: Client) -> None:

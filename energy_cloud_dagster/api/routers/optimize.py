@@ -125,6 +125,8 @@ class Optimization(Document):
     violations: list[Shortfall]
     conflict: list[str] | None = Field(None, exclude_if=absent, description="The constraints that conflict.")
     solver: str
+    optimal: bool | None = Field(None, exclude_if=absent, description="False where the search ended early, or was ga.")
+    gap: float | None = Field(None, exclude_if=absent, description="How much it may cost above the optimum, relative.")
     solve_seconds: float
     explanation: list[str]
 
@@ -243,6 +245,8 @@ def _stated(
             "resources": documents,
         }
         return document, parse_problem(document)
+    except OverflowError:
+        raise InvalidInput("the steps reach past the year 9999", pointer="/start") from None
     except InvalidInput as error:
         raise _pointed(error, registered, places) from None
 
