@@ -104,7 +104,8 @@ def as_told(solution: Solution) -> Solution:
     rows = answer["allocation"]
     stores = [each for each in rows if "charge" in each]
     told = {
-        name: np.array([each[name] for each in stores]).reshape(-1, steps) for name in ("charge", "discharge", "soc")
+        name: np.array([each[name] for each in stores]).reshape(len(stores), steps)
+        for name in ("charge", "discharge", "soc")
     }
     total = np.array(answer["totalOutput"], dtype=float).reshape(steps)
     return replace(
@@ -113,7 +114,7 @@ def as_told(solution: Solution) -> Solution:
         unmet_energy=answer["unmetEnergy"],
         average_cost=answer["averageCost"],
         renewable_ratio=answer["renewableRatio"],
-        output=np.array([each["output"] for each in rows], dtype=float).reshape(-1, steps),
+        output=np.array([each["output"] for each in rows], dtype=float).reshape(len(rows), steps),
         unmet=solution.problem.demand - total,
         total_output=total,
         **told,

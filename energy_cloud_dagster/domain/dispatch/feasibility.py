@@ -245,8 +245,9 @@ def _reported(problem: Problem, plan: _Plan, solution: Solution) -> Iterator[str
     sourced = float(generated.sum() + plan.bought(problem).sum() * hours)
     renewable = float(generated[units.renewable].sum())
 
-    # what falls short of each goal (kWh, kWh, money), and the size of the figures it is the difference of
-    short = {"unmetDemand": (unmet, demand)}
+    # what falls short of each goal (kWh, kWh, money), and the size of the figures it is the difference of; unmet
+    # demand may be rounding in every step
+    short = {"unmetDemand": (unmet, demand + problem.steps * hours)}
     if limits.min_renewable is not None:
         short["minRenewable"] = (limits.min_renewable * sourced - renewable, sourced)
     if limits.max_cost is not None:
@@ -262,7 +263,7 @@ def _reported(problem: Problem, plan: _Plan, solution: Solution) -> Iterator[str
     reported = (solution.cost or 0.0, solution.unmet_energy or 0.0)
     if _exceeds(abs(reported[0] - cost - 10 * reported[1]), 0, max(abs(cost), 10 * demand)):
         yield f"the cost {reported[0]:g} is not {cost:g} plus the penalty for {reported[1]:g} kWh"
-    if _exceeds(abs(reported[1] - unmet), 0, demand):
+    if _exceeds(abs(reported[1] - unmet), 0, demand + problem.steps * hours):
         yield f"the unmet energy {reported[1]:g} is not {unmet:g}"
     if sourced > 1 and _exceeds(abs((solution.renewable_ratio or 0.0) - renewable / sourced), 0):
         yield f"the renewable ratio {solution.renewable_ratio} is not {renewable / sourced:g}"
