@@ -11,6 +11,8 @@ from typing import Any, Final
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.intervals import utc
 
+#: The largest number that is believed: above all the power of the world in kW, and far below a solver's infinity.
+MOST: Final = 1e12
 #: Characters of a wrong text that a message repeats.
 _QUOTED: Final = 40
 
@@ -42,6 +44,8 @@ def finite(value: Any, pointer: str, *, low: float | None = 0.0, high: float | N
         number = math.inf
     if not math.isfinite(number):
         raise InvalidInput(f"must be finite, not {number}", pointer=pointer)
+    if abs(number) > MOST:
+        raise InvalidInput(f"must be within ±{MOST:g}, not {number:g}", pointer=pointer)
     if low is not None and number < low:
         raise InvalidInput(f"must be at least {low:g}, not {number:g}", pointer=pointer)
     if high is not None and number > high:

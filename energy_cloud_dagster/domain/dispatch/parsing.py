@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import chain
 from math import inf, nan
-from sys import float_info
 from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.fields import Fields, at, listing, shape_of
+from energy_cloud_dagster.domain.dispatch.fields import MOST, Fields, at, listing, shape_of
 from energy_cloud_dagster.domain.dispatch.problem import (
     DEFAULT_EFFICIENCY,
     DEFAULT_SOC,
@@ -39,7 +39,6 @@ from energy_cloud_dagster.domain.units import MINUTES_PER_HOUR
 
 #: Priorities are compared level by level, so that a bound costs nobody anything.
 MAX_PRIORITY: Final = 1_000_000
-_MOST: Final = float_info.max
 #: Clashing ids that a message names; the rest is counted.
 _NAMED: Final = 10
 
@@ -176,7 +175,7 @@ def parse_problem(document: Any) -> Problem:
         ),
         step_minutes=minutes,
         strict=plan.flag("strict"),
-        start=plan.moment("start"),
+        start=_start(plan, minutes * steps),
         solver=solver,
         time_limit=time_limit,
     )
@@ -190,6 +189,16 @@ def _steps(plan: Fields, items: list[Any], limits: Fields, reserve: Fields) -> i
         pointer = "/horizon" if plan.get("horizon") is not None else "/demand"
         raise InvalidInput(f"a plan has 1 to {MAX_STEPS:,} steps, not {steps:,}", pointer=pointer)
     return steps
+
+
+def _start(plan: Fields, minutes: float) -> datetime | None:
+    start = plan.moment("start")
+    try:
+        if start is not None:
+            start + timedelta(minutes=minutes)
+    except OverflowError:
+        raise InvalidInput("the plan would end after the year 9999", pointer="/start") from None
+    return start
 
 
 def _series_in(plan: Fields, items: list[Any], limits: Fields, reserve: Fields) -> Iterable[Any]:
@@ -288,8 +297,8 @@ def _checked(values: Floats, column: _Column) -> Floats:
         return values
     least, most = values.min(), values.max()
     # a nan makes both of them nan, and every comparison false
-    inside = least >= (-_MOST if column.low is None else column.low) and most <= (
-        _MOST if column.high is None else column.high
+    inside = (least >= (-MOST if column.low is None else column.low)) and (
+        most <= (MOST if column.high is None else column.high)
     )
     if not inside or (column.above and least <= 0):
         raise _Faulty
