@@ -93,8 +93,12 @@ class Segments:
         self.least = units.min_power.T
         self.committed = bool(units.min_power.any())
         limits = problem.constraints
-        #: Whether a plan may have to give less than it could, at the price of unmet demand.
-        self.guarded = limits.max_emissions is not None or limits.reserve_up is not None
+        # what cannot be turned down in time and cannot be exported has to stay low before, at the price of unmet demand
+        slow = ((units.ramp < units.limit) | (units.min_power > 0)).any(axis=1)
+        outlet = -self.low[:, self.exports].sum(axis=1)
+        stuck = slow.any() and bool((self.high[:, self.units][:, slow].sum(axis=1) > outlet).any())
+        #: Whether a plan may have to give less than it could.
+        self.guarded = stuck or limits.max_emissions is not None or limits.reserve_up is not None
         self._order = np.zeros(self.count)
         self._order[self.units] = -_PRIORITY_WEIGHT * problem.priority[units.place]
         self._order[self.sheds] = _PRIORITY_WEIGHT * problem.priority[loads.place]
