@@ -255,3 +255,20 @@ def test_the_faults_of_a_plan_do_not_depend_on_the_order_of_its_resources(order:
     found = judged(list(range(10)))
     assert found
     assert judged(order) == found
+
+
+def test_a_limit_binds_only_where_the_plan_reaches_it() -> None:
+    """What is shed lowers the cost and worsens the cost per kWh served: more to shed would save nothing."""
+    document = {
+        "demand": [6, 50],
+        "constraints": {"maxCost": 0.19},
+        "resources": [
+            {"id": "H", "type": "hydro", "capacity": 40, "costPerKWh": [0.38, 0.35]},
+            {"id": "L", "type": "load", "capacity": 18, "costPerKWh": 0.28},
+        ],
+    }
+    problem = parse_problem(document)
+    solution = solve(problem)
+    assert violations_of(problem, solution) == []
+    assert solution.output == pytest.approx(np.array([[6, 40], [0, 10]]))
+    assert "L.capacity" not in solution.binding[0]

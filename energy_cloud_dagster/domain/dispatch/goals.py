@@ -262,7 +262,7 @@ class _Search:
                 if caps[goal] > NOTHING:
                     slopes[goal] = _total(matrices, raw, slopes)
         found = self._found(switches, staged, raw, caps)
-        columns, rows = _total(matrices, raw, slopes)
+        columns, rows = _of_active_bounds(staged, raw, *_total(matrices, raw, slopes))
         if not found.columns.size:
             columns = rows = _NONE
         return replace(found, columns=columns, rows=rows, proven=proven)
@@ -335,6 +335,20 @@ def _total(matrices: Matrices, raw: Raw, slopes: dict[Goal, tuple[Floats, Floats
         moved = raw.column_duals[_column(matrices, goal)]
         columns, rows = columns + moved * by_column, rows + moved * by_row
     return columns, rows
+
+
+def _of_active_bounds(matrices: Matrices, raw: Raw, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
+    """Drop derivatives with the sign of a bound that the plan does not reach.
+
+    Where goals fall short the sum over their duals can have it: more of a limit would serve a goal and cost more.
+    """
+    if not raw.x.size or not columns.size:
+        return columns, rows
+    span = NOTHING * np.maximum(1.0, np.abs(raw.x))
+    low, high = raw.x <= matrices.lower + span, raw.x >= matrices.upper - span
+    columns = np.where(((columns < 0) & ~high) | ((columns > 0) & ~low), 0.0, columns)
+    open_below, open_above = np.isinf(matrices.row_lower), np.isinf(matrices.row_upper)
+    return columns, np.where(((rows > 0) & open_below) | ((rows < 0) & open_above), 0.0, rows)
 
 
 def _held(on: BoolArray | None, pairs: Pairs) -> Switches:
