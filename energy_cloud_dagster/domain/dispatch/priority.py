@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch.flows import Flows, flows_of
-from energy_cloud_dagster.domain.dispatch.lp import Raw
+from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import DRAWS, FREE, SUPPLIES, Matrices, Switches
 from energy_cloud_dagster.domain.dispatch.pairs import Pairs, directions, netted, overlaps
 from energy_cloud_dagster.domain.dispatch.problem import Floats, Problem
@@ -84,7 +84,10 @@ def _parted(
     every = directions(problem, before)
     held = None
     for attempt in range(_ATTEMPTS):
-        raw = run(face, basis=start.basis)
+        try:
+            raw = run(face, basis=start.basis)
+        except SolverFailed:
+            return None  # a face of badly scaled costs; the plan at hand is as cheap
         if raw.status != "optimal":
             return None
         flows = netted(problem, flows_of(problem, face, raw.x, switches))
