@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.lp import Raw
 
 #: Below these sizes a solve is quick as it is.
-LEAST_RESOURCES: Final = 400
-LEAST_CELLS: Final = 12_000
+LEAST_RESOURCES: Final = 800
+LEAST_CELLS: Final = 20_000
 #: Rows that more than one resource shares; every other row belongs to one.
 _SHARED: Final = (
     *("maxGridImport", "maxEmissions", "minRenewable", "maxCost"),
@@ -39,7 +39,7 @@ _CHAINED_FLOWS: Final = ("charge", "discharge", "stored")
 
 #: A flow is decided if its reduced cost is more than this share of the usual price. Rounds of 0 set free only what
 #: spoils the proof; those after them mistrust the prices.
-_MARGINS: Final = (0.02, 0.0, 0.0, 0.1, 0.3, 0.0)
+_MARGINS: Final = (0.02, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0)
 #: With a plan to start from, costs are no guide: goals have few.
 _RESUMED: Final = (0.0,) * 5
 #: Distance between cost and bound that proves the optimum, relative to the sum of all costs without their signs.
@@ -105,7 +105,8 @@ def run(
         if not attempt.answer(prices):
             return None
         attempt.x = attempt.reply.x
-        usual = float(np.abs(matrices.row("balance", prices)).mean())
+        usual = min(float(np.abs(matrices.row("balance", prices)).mean()), _usual_cost(matrices))
+        attempt.near = _MARGINS[0] * usual
         raw = _refined(attempt, solver, [margin * usual for margin in _MARGINS])
     if guide is not None and raw is not None and raw.status == "optimal":
         guide.attempt = attempt
@@ -138,6 +139,12 @@ def _refined(attempt: _Attempt, solver: Solver, margins: Sequence[float]) -> Raw
                 bound=bound,
             )
     return None
+
+
+def _usual_cost(matrices: Matrices) -> float:
+    """Return the mean cost of the dearest kind of flow: what prices are made of where no goal makes them."""
+    blocks = [matrices.column(name, matrices.cost) for name in matrices.columns if name not in ("unmet", "goals")]
+    return max((float(np.abs(block).mean()) for block in blocks if block.size), default=0.0)
 
 
 def _shared(matrices: Matrices) -> list[str]:
@@ -199,6 +206,8 @@ class _Attempt:
         self.basis: Any = None
         self._last: tuple[Any, BoolArray] | None = None
         self._resumed = False
+        #: reduced costs up to this are next to nothing
+        self.near = 0.0
 
     def resume(self, matrices: Matrices) -> None:
         """Go on with other costs, and other bounds of the columns that are always free."""
@@ -368,10 +377,12 @@ class _Attempt:
         proven = gap <= _PROVEN * scale
         self.spoilt = over > _NO_MATTER * scale
         if self.stores:
-            blocks = [self._marks(name, self.spoilt) for name in _CHAINED_FLOWS]
-            some = np.any([block.any(axis=1) for block in blocks], axis=0)[:, None]
-            for block in blocks:
-                block[...] = some
+            # a store that has to move needs its other moves that cost next to nothing
+            near = np.abs(reply.reduced) <= self.near
+            blocks = [(self._marks(name, self.spoilt), self._marks(name, near)) for name in _CHAINED_FLOWS]
+            some = np.any([spoilt.any(axis=1) for spoilt, _ in blocks], axis=0)[:, None]
+            for spoilt, close in blocks:
+                np.logical_or(spoilt, some & close, out=spoilt)
         return float(matrices.cost @ x) - gap, proven
 
 
