@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     grid_price: float = Field(
         0.12, ge=0, description="Import price per kWh of a grid connection where the market has published none."
     )
+    dispatch_risk: Literal["p50", "robust", "scenarios"] = Field(
+        "p50", description="How the hourly plan takes the forecasts' bands into account."
+    )
     dispatch_approval_kw: float | None = Field(
         None,
         ge=0,

@@ -1,7 +1,7 @@
 """The VPP's plan: what every resource does in the next 24 hours at least cost, and why."""
 
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 import sqlalchemy as sa
@@ -29,6 +29,11 @@ from energy_cloud_dagster.partitions import hours_in
 from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
+if TYPE_CHECKING:
+    from energy_cloud_dagster.domain.dispatch.scenarios import Outlook
+
+#: A forecast and a problem's figure are the same up to this share.
+_SAME: Final = 1e-9
 #: A measured state of charge older than this is not believed; the previous plan's is used.
 STATE_VALID: Final = timedelta(hours=2)
 
@@ -58,8 +63,9 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
         import highspy  # noqa: F401
         import pulp  # noqa: F401
 
-        from energy_cloud_dagster.domain.dispatch import parse_problem, solve
-    region = load_settings().region
+        from energy_cloud_dagster.domain.dispatch import parse_problem
+        from energy_cloud_dagster.domain.dispatch.scenarios import solve_outlook
+    region, risk = load_settings().region, load_settings().dispatch_risk
     found: dict[datetime, dict[str, Any]] = {}
     rows: list[SetpointRow] = []
     for hour in hours_in(context.partition_time_window):
@@ -70,10 +76,10 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
             whole = sum(one.capacity_kw for one in serving)
             for one in serving:
                 # several share the load by their capacities
-                problem = _problem(
-                    connection, one.vpp_id, region, now, start, one.capacity_kw / whole if whole else 1.0
-                )
-                solution = solve(parse_problem(problem)).to_document()
+                share = one.capacity_kw / whole if whole else 1.0
+                problem = _problem(connection, one.vpp_id, region, now, start, share)
+                outlook = _outlook(connection, one.vpp_id, region, now, problem, share)
+                solution = solve_outlook(parse_problem(problem), outlook, risk).to_document()
                 if solution["status"] != "completed":
                     raise dg.Failure(f"no plan for {one.vpp_id} at {rfc3339(now)}: {solution['explanation']}")
                 row = PlanRow(
@@ -137,6 +143,37 @@ def _problem(
         "demand": [load[hour] * share for hour in ahead],
         "resources": documents,
     }
+
+
+def _outlook(
+    connection: sa.Connection, vpp_id: str, region: str, now: datetime, problem: dict[str, Any], share: float
+) -> "Outlook":
+    """Return the bands around what the problem takes for certain: of the load, and of what sun and wind allow."""
+    import numpy as np
+
+    from energy_cloud_dagster.domain.dispatch.scenarios import Band, Outlook
+
+    first = datetime.fromisoformat(problem["start"])
+    ahead = {first + step * HOUR: step for step in range(len(problem["demand"]))}
+
+    def band(key: str, middle: list[float], factor: float = 1.0) -> Band:
+        p50 = np.array(middle, dtype=float)
+        low, high = p50.copy(), p50.copy()
+        for one in forecasts.issued(connection, now, prefixes=(key,)):
+            step = ahead.get(one.ts)
+            # what a command holds below the forecast is certain
+            if step is not None and abs(one.p50 * factor - p50[step]) <= _SAME * max(1.0, p50[step]):
+                low[step], high[step] = min(one.p10 * factor, p50[step]), max(one.p90 * factor, p50[step])
+        return Band(low, p50, high)
+
+    return Outlook(
+        band(load_key(region), problem["demand"], share),
+        {
+            one["id"]: band(availability_key(vpp_id, one["id"]), one["availability"])
+            for one in problem["resources"]
+            if one["type"] in ("solar", "wind")
+        },
+    )
 
 
 def _resource(

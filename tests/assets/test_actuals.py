@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -116,3 +116,24 @@ def test_a_plan_honours_the_setpoint_that_the_battery_accepted_until_it_is_relea
     assert planned()[:3] == pytest.approx([-120.0] * 3, abs=1e-4)
     asked("release", None, 10)
     assert planned() == pytest.approx(free)
+
+
+@pytest.mark.parametrize("risk", ["robust", "scenarios"])
+def test_the_hourly_plan_can_be_made_against_the_bands_of_the_forecasts(known: Known, risk: Any) -> None:
+    from energy_cloud_dagster.assets.dispatch import _outlook, _problem
+    from energy_cloud_dagster.domain.dispatch import parse_problem
+    from energy_cloud_dagster.domain.dispatch.scenarios import solve_outlook
+
+    pipeline, connection = known
+    now, start = run_time(pipeline.last), pipeline.last + HOUR
+    problem = _problem(connection, "VPP-001", "seoul", now, start)
+    outlook = _outlook(connection, "VPP-001", "seoul", now, problem, 1.0)
+    assert (outlook.demand.p90 - outlook.demand.p10).min() > 0
+    assert set(outlook.availability) == {"SOLAR-001", "WIND-001", "WIND-002"}
+    middle = solve_outlook(parse_problem(problem), outlook, "p50")
+    hedged = solve_outlook(parse_problem(problem), outlook, risk)
+    assert hedged.status == "completed"
+    # nothing known makes a plan cheaper than planning with the middle of the bands as if it were certain
+    assert hedged.cost is not None
+    assert middle.cost is not None
+    assert hedged.cost >= middle.cost - 1e-3 * abs(middle.cost)
