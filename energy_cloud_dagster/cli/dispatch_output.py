@@ -46,7 +46,9 @@ def show(solution: Solution, seconds: float) -> None:
         _say(console, f"Renewable {'-' if ratio is None else f'{ratio:.1%}'} of generation and import")
         if solution.gap is not None and not solution.optimal:
             _say(console, f"Gap       {solution.gap:.2%} of the cost")
-        _show_steps(console, solution)
+        if always := _always(solution):
+            _say(console, f"Binding   {', '.join(always)} in every step")
+        _show_steps(console, solution, always)
         if problem.size > _COLUMNS:
             _show_largest(console, solution)
     for each in solution.violations:
@@ -60,7 +62,15 @@ def show(solution: Solution, seconds: float) -> None:
         _say(console, f"... and {steps - _STEPS:,} more steps; --json has them all")
 
 
-def _show_steps(console: Console, solution: Solution) -> None:
+def _always(solution: Solution) -> list[str]:
+    """Return the limits of the whole plan that bind in every step, which the table need not repeat."""
+    if solution.problem.steps == 1:
+        return []
+    common = set(solution.binding[0]).intersection(*solution.binding[1:])
+    return [name for name in solution.binding[0] if name in common and "." not in name]
+
+
+def _show_steps(console: Console, solution: Solution, always: list[str]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -74,7 +84,7 @@ def _show_steps(console: Console, solution: Solution) -> None:
         table.add_column(heading, justify="right", no_wrap=not few)
     table.add_column("Binding")
     for step in range(min(problem.steps, _STEPS)):
-        start = problem.step_start(step)
+        start, binding = problem.step_start(step), [name for name in solution.binding[step] if name not in always]
         powers = [
             problem.demand[step],
             *(column[step] for column in columns),
@@ -84,7 +94,7 @@ def _show_steps(console: Console, solution: Solution) -> None:
             str(step + 1) if start is None else f"{start:%Y-%m-%d %H:%M}",
             *(_power(each) for each in powers),
             _figure(float(solution.marginal_price[step])),
-            _named(solution.binding[step]) if few else _counted(solution.binding[step], owners),
+            _named(binding) if few else _counted(binding, owners),
         )
     console.print(table, soft_wrap=True)
 
@@ -128,12 +138,12 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
 
 
-def _named(names: tuple[str, ...]) -> str:
+def _named(names: list[str]) -> str:
     more = f", {len(names) - _BINDING:,} more" if len(names) > _BINDING else ""
     return ", ".join(names[:_BINDING]) + more if names else "-"
 
 
-def _counted(names: tuple[str, ...], owners: frozenset[str]) -> str:
+def _counted(names: list[str], owners: frozenset[str]) -> str:
     """Return how many resources are at a limit, the rarest first: ``maxGridImport, 2 rampRate, 6 capacity``."""
     counts: dict[str, int] = {}
     for name in names:
@@ -145,7 +155,7 @@ def _counted(names: tuple[str, ...], owners: frozenset[str]) -> str:
         limit = "capacity" if limit == "availability" else limit
         counts[limit] = counts.get(limit, 0) + 1
     rarest = sorted(counts.items(), key=lambda each: each[1])
-    return _named(tuple(f"{count:,} {limit}" if count else limit for limit, count in rarest))
+    return _named([f"{count:,} {limit}" if count else limit for limit, count in rarest])
 
 
 def _power(value: float) -> str:

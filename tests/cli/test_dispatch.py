@@ -124,13 +124,16 @@ def test_the_model_is_written_for_other_solvers(tmp_path: Path) -> None:
 def test_many_resources_and_steps_stay_readable(tmp_path: Path) -> None:
     resources = [
         *({"id": f"PV-{n}", "type": "solar", "capacity": 1 + n % 7, "availability": 0.5} for n in range(300)),
+        {"id": "W", "type": "wind", "capacity": 300, "costPerKWh": 0.3},
         {"id": "TIE", "type": "grid", "capacity": 5000, "costPerKWh": 0.2},
     ]
-    lines = run(saved(tmp_path, {"demand": 1000, "horizon": 60, "resources": resources})).stdout.splitlines()
+    document = {"demand": 1000, "horizon": 60, "resources": resources, "constraints": {"minRenewable": 0.7}}
+    lines = run(saved(tmp_path, document)).stdout.splitlines()
     assert len(lines) < 130
     assert max(map(len, lines)) < 250
     text = "\n".join(lines)
-    for words in ("300 solar", "1 grid", "291 more", "and 12 more steps", "300 capacity"):
+    assert text.count("minRenewable") < 5
+    for words in ("minRenewable in every step", "300 solar", "1 grid", "292 more", "and 12 more steps", "300 capacity"):
         assert words in text
 
 
