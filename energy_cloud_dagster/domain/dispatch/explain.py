@@ -32,6 +32,7 @@ _VERBS: Final = {
     "load": ("sheds", "sheds"),
 }
 _GIVES: Final = ("gives", "gives")
+_IDLE: Final = ("nothing runs",)
 
 
 def binding(problem: Problem, outcome: Outcome) -> tuple[tuple[str, ...], ...]:
@@ -92,12 +93,13 @@ def _rows(problem: Problem, limits: Mapping[str, Floats]) -> Iterator[tuple[Floa
 
 def sentences(problem: Problem, outcome: Outcome) -> Iterator[str]:
     """Yield one sentence per step of a plan, in order."""
-    flows, demand = outcome.flows, problem.demand.tolist()
+    flows = outcome.flows
     net = _net(problem, flows)
-    peak = max(float(np.abs(net).max(initial=0.0)), max(demand, default=0.0))
+    peak = max(float(np.abs(net).max(initial=0.0)), float(problem.demand.max(initial=0.0)))
     nothing, units, clock = _NOTHING * max(1.0, peak), Units(peak), Clock(problem)
     reasons = Reasons(problem, outcome, units, clock, nothing)
     tell = _ByName(problem, net, units, nothing) if problem.size <= _BY_NAME else _ByType(problem, net, units, nothing)
+    demands = units.powers(problem.demand)
     for step, unmet in enumerate(flows.unmet.tolist()):
         store = reasons.store(step)
         parts = tell.sources(step, None if store is None else store[0])
@@ -107,7 +109,7 @@ def sentences(problem: Problem, outcome: Outcome) -> Iterator[str]:
             parts.append(f"{units.power(unmet)} stays unmet")
         parts += reasons.clauses(step)
         parts.append(reasons.price_clause(step, unmet=unmet > nothing))
-        yield f"{clock.name(step)}: for {units.power(demand[step])} of demand {'; '.join(parts)}."
+        yield f"{clock.name(step)}: for {demands[step]} of demand {'; '.join(parts)}."
 
 
 def impossible(conflict: Sequence[str]) -> str:
@@ -131,27 +133,36 @@ class _ByName:
     """Who gives what, the largest first, each by its name."""
 
     def __init__(self, problem: Problem, net: Floats, units: Units, nothing: float) -> None:
-        self._units = units
-        self._said = [
-            [f"{name} {verb}" for verb in _VERBS.get(kind, _GIVES)]
-            for name, kind in zip(problem.ids, problem.types, strict=True)
-        ]
         size = np.abs(net)
         # one more than is named, as the store that is told apart may be among them; equals keep their order
-        first = np.argsort(-size, axis=0, kind="stable")[: NAMED + 1]
-        self._first = first.T.tolist()
-        self._net = net[first, np.arange(net.shape[1])].T.tolist()
+        first = np.argsort(-size, axis=0, kind="stable")[: NAMED + 1].T
+        columns = np.arange(net.shape[1])[:, None]
+        said = [
+            f"{name} {verb}"
+            for name, kind in zip(problem.ids, problem.types, strict=True)
+            for verb in _VERBS.get(kind, _GIVES)
+        ]
+        whose = (2 * first + (net[first, columns] < 0)).ravel().tolist()
+        powers = units.powers(size[first, columns])
+        self._texts = [f"{said[who]} {power}" for who, power in zip(whose, powers, strict=True)]
+        self._first, self._width = first.tolist(), first.shape[1]
         self._active = (size > nothing).sum(axis=0).tolist()
 
     def sources(self, step: int, told: int | None) -> list[str]:
         """Return the part of a sentence on everything but the resource ``told``, which speaks for itself."""
-        active = self._active[step] - (told is not None)
-        if not active:
-            return [] if told is not None else ["nothing runs"]
-        power, places, flows = self._units.power, self._first[step], self._net[step]
-        ranks = [rank for rank in range(min(active, NAMED) + (told is not None)) if places[rank] != told]
-        names = [f"{self._said[places[rank]][flows[rank] < 0]} {power(abs(flows[rank]))}" for rank in ranks[:NAMED]]
-        return [listed(names, active - len(names))]
+        active, begin = self._active[step], step * self._width
+        if told is None:
+            return (
+                [listed(self._texts[begin : begin + min(active, NAMED)], max(0, active - NAMED))]
+                if active
+                else list(_IDLE)
+            )
+        if active == 1:
+            return []
+        names = self._texts[begin : begin + min(active, self._width)]
+        if told in self._first[step]:
+            del names[self._first[step].index(told)]
+        return [listed(names[:NAMED], active - 1 - min(len(names), NAMED))]
 
 
 class _ByType:
@@ -179,7 +190,7 @@ class _ByType:
             ((sums[step], name, count[step]) for name, sums, count in self._groups if count[step]), reverse=True
         )
         if not groups:
-            return ["nothing runs"]
+            return list(_IDLE)
         parts = [
             f"{name} {self._units.power(total)}" + (f" ({count:,})" if count > 1 else "")
             for total, name, count in groups
