@@ -38,7 +38,7 @@ _SOLVES: Final = anyio.CapacityLimiter(max(1, os.cpu_count() or 1))
 #: Fields of a request that are no part of the problem as such.
 _OURS: Final = frozenset({"availability", "resources"})
 
-type PerStep = float | list[float]
+PerStep = float | list[float]
 
 
 class Reserve(Document):

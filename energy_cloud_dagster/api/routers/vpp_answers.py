@@ -16,8 +16,8 @@ from energy_cloud_dagster.api.security import Principal, utc_now
 from energy_cloud_dagster.api.values import Document, absent, finite
 from energy_cloud_dagster.domain.errors import NotFound
 
-type Kind = Literal["solar", "wind", "hydro", "storage", "chp", "grid", "load"]
-type Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Kind = Literal["solar", "wind", "hydro", "storage", "chp", "grid", "load"]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Location(Document):
