@@ -7,7 +7,7 @@ Functions take an open connection and never commit.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -95,6 +95,7 @@ class Standing(NamedTuple):
 _COLUMNS: Final = tuple(allocation.c[name] for name in Allocation._fields)
 _ITEM: Final = tuple(allocation_item.c[name] for name in Item._fields)
 _newer = command.alias("newer")
+_reports = series.alias("reports")
 
 
 def add(
@@ -269,7 +270,9 @@ def fall_back(connection: sa.Connection, now: datetime, watchdog: timedelta) -> 
     patience = sa.case(
         (
             sa.exists().where(
-                series.c.device_id == allocation_item.c.device_id, series.c.kind == "state", series.c.metric == "power"
+                _reports.c.device_id == allocation_item.c.device_id,
+                _reports.c.kind == "state",
+                _reports.c.metric == "power",
             ),
             sa.literal(watchdog),
         ),
@@ -315,35 +318,19 @@ def fall_back(connection: sa.Connection, now: datetime, watchdog: timedelta) -> 
         .limit(_BATCH)
         .with_for_update(skip_locked=True, of=allocation_item)
     ).all()
-    fallen: list[Item] = []
+    ends: dict[datetime, list[Item]] = {}
     for row in rows:
         item, (parameters, *span) = Item._make(row[: len(_ITEM)]), row[len(_ITEM) :]
         safe = safe_setpoint(item.type, item.setpoint_kw, parameters or {})
         end = min(Span(*span).end, now + _LONGEST)
-        (queued,) = commands.enqueue_all(
-            connection,
-            {str(item.device_id): instruction("setpoint", safe, "kW")},
-            requested_by=WATCHDOG,
-            now=now,
-            valid_until=end,
-        ).values()
-        changes: dict[str, Any] = {
-            "safe_kw": safe, "fallback_at": now, "command_id": queued.command_id, "commanded_at": now,
-        }  # fmt: skip
-        connection.execute(_one(item).values(**changes))
-        fallen.append(item._replace(**changes))
+        ends.setdefault(end, []).append(item._replace(safe_kw=safe, fallback_at=now))
+    fallen = []
+    for end, due in ends.items():
+        wanted = {str(each.device_id): instruction("setpoint", each.setpoint_kw, "kW") for each in due}
+        queued = commands.enqueue_all(connection, wanted, requested_by=WATCHDOG, now=now, valid_until=end)
+        fallen += [each._replace(command_id=queued[str(each.device_id)].command_id) for each in due]
+    _note(connection, fallen, now)
     return fallen
-
-
-def in_fallback(connection: sa.Connection, vpp_ids: Collection[str], now: datetime) -> set[str]:
-    """Return those of the VPPs that have a device in fallback at ``now``."""
-    rows = connection.execute(
-        sa.select(allocation_item.c.vpp_id)
-        .select_from(allocation_item.join(allocation, allocation.c.allocation_id == allocation_item.c.allocation_id))
-        .where(allocation_item.c.vpp_id.in_(vpp_ids), allocation_item.c.fallback_at.is_not(None), *_stands(now))
-        .distinct()
-    )
-    return {row.vpp_id for row in rows}
 
 
 def _command(
@@ -359,28 +346,37 @@ def _command(
         if each.device_id is not None
     }
     queued = commands.enqueue_all(connection, wanted, requested_by=by, now=now, valid_until=until)
+    _note(
+        connection,
+        [
+            each._replace(step=step, command_id=queued[each.device_id].command_id if each.device_id else None)
+            for each in listed
+        ],
+        now,
+    )
+    return [queued[each.device_id] for each in listed if each.device_id is not None]
+
+
+def _note(connection: sa.Connection, changed: Sequence[Item], now: datetime) -> None:
+    """Keep how far items are that were commanded at ``now``."""
+    if not changed:
+        return
+    names = ("step", "command_id", "safe_kw", "fallback_at")
     connection.execute(
         sa.update(allocation_item)
         .where(
             allocation_item.c.allocation_id == sa.bindparam("of_allocation"),
             allocation_item.c.resource_id == sa.bindparam("of_resource"),
         )
-        .values(step=step, commanded_at=now, command_id=sa.bindparam("of_command")),
+        .values(commanded_at=now, **{name: sa.bindparam(f"new_{name}") for name in names}),
         [
             {
                 "of_allocation": each.allocation_id,
                 "of_resource": each.resource_id,
-                "of_command": queued[each.device_id].command_id if each.device_id is not None else None,
+                **{f"new_{name}": getattr(each, name) for name in names},
             }
-            for each in listed
+            for each in changed
         ],
-    )
-    return [queued[each.device_id] for each in listed if each.device_id is not None]
-
-
-def _one(item: Item) -> sa.Update:
-    return sa.update(allocation_item).where(
-        allocation_item.c.allocation_id == item.allocation_id, allocation_item.c.resource_id == item.resource_id
     )
 
 

@@ -44,7 +44,7 @@ REPORT_SECONDS: Final = 2.0
 #: How often a device of a resource reports its state while nobody commands it.
 IDLE_SECONDS: Final = 60.0
 #: Reports a second of all devices together: many devices under command report less often each.
-_MOST_REPORTS: Final = 200.0
+_MOST_REPORTS: Final = 1_000.0
 #: Last level of the topics that a device listens to.
 LISTENS_TO: Final = ("command", "config")
 #: Before it is asked again whether a device is played that was not.

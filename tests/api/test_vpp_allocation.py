@@ -303,6 +303,7 @@ def test_a_silent_device_gets_its_safe_setpoint_once_and_a_speaking_one_none(
     answer = apply(operator, vpp_id, [entry("SUN", 4_000), entry("STORE", 500), entry("CHP", 250)])
     obey(api_engine, answer)
     began = datetime.now(UTC)
+    report(api_engine, f"{vpp_id}-STORE", began, power=500, soc=0.5)
     report(api_engine, f"{vpp_id}-CHP", began + 50 * timedelta(seconds=1), power=250)
 
     def fallen(after: timedelta) -> dict[str, float | None]:
