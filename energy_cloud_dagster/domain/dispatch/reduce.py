@@ -42,8 +42,10 @@ _CHAINED_FLOWS: Final = ("charge", "discharge", "stored")
 _MARGINS: Final = (0.02, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0)
 #: With a plan to start from, costs are no guide: goals have few.
 _RESUMED: Final = (0.0,) * 5
-#: Distance between cost and bound that proves the optimum, relative to the sum of all costs without their signs.
+#: Distance between cost and bound that proves the optimum, relative to the sum of all costs without their signs: what
+#: the fixed flows may add to it, and all of it, of which the solver's own tolerance is the most.
 _PROVEN: Final = 1e-10
+_SOLVED: Final = 1e-7
 #: The same for the part of one resource, below which it is not set free.
 _NO_MATTER: Final = 1e-13
 
@@ -108,7 +110,7 @@ def run(
         usual = min(float(np.abs(matrices.row("balance", prices)).mean()), _usual_cost(matrices))
         attempt.near = _MARGINS[0] * usual
         raw = _refined(attempt, solver, [margin * usual for margin in _MARGINS])
-    if guide is not None and raw is not None and raw.status == "optimal":
+    if guide is not None and attempt.begun:
         guide.attempt = attempt
     return raw
 
@@ -221,6 +223,11 @@ class _Attempt:
         """Return the block ``name`` of one mark per column, in its shape."""
         offset, shape = self.matrices.columns[name]
         return marks[offset : offset + int(np.prod(shape))].reshape(shape)
+
+    @property
+    def begun(self) -> bool:
+        """Whether ``x`` is a plan of the whole."""
+        return self._last is not None
 
     # -- replies
 
@@ -374,7 +381,7 @@ class _Attempt:
         acts = np.bincount(self.row_of, matrices.value * x[matrices.index], minlength=len(self.lengths))
         gap = float(over.sum() + _slack(reply.duals, acts, matrices.row_lower, matrices.row_upper).sum())
         scale = max(1.0, float(np.abs(matrices.cost) @ np.abs(x)))
-        proven = gap <= _PROVEN * scale
+        proven = float(over[~self.free].sum()) <= _PROVEN * scale and gap <= _SOLVED * scale
         self.spoilt = over > _NO_MATTER * scale
         if self.stores:
             # a store that has to move needs its other moves that cost next to nothing
