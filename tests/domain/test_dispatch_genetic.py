@@ -177,6 +177,12 @@ def test_an_impossible_problem_is_told_as_the_linear_programme_tells_it() -> Non
     assert answers[0] == answers[1] == ("demand", "maxCost")
 
 
+@pytest.mark.parametrize("resources", [[], [{"type": "load", "capacity": 3}], [{"type": "solar", "capacity": 0}]])
+def test_next_to_nothing_is_a_problem_too(resources: list[dict[str, Any]]) -> None:
+    solution = solve(parse_problem({"demand": [5, 0], "resources": resources, "solver": "ga"}))
+    assert solution.unmet_energy == (2 if resources and resources[0]["type"] == "load" else 5)
+
+
 def test_a_problem_beyond_its_memory_is_refused() -> None:
     many = [{"type": "wind", "capacity": 1} for _ in range(1000)]
     with pytest.raises(InvalidInput, match="use lp") as refused:

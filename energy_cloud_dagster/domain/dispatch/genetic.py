@@ -244,10 +244,34 @@ class _Search:
         w = weight[blended]
         mixed = w[:, None] * plans.flow[:, one[blended]] + (1 - w)[:, None] * plans.flow[:, other[blended]]
         children.wish[:, blended] = mixed
+        self._exchange(
+            children, plans, one, np.flatnonzero(blended & (rng.random(count) < 0.5) & (self.segments.count > 0))
+        )
         for name in ("share", "clean"):
             mine, theirs = getattr(children, name), getattr(others, name)
             setattr(children, name, np.where(rng.random(count) < 0.5, mine, 0.5 * (mine + theirs)))
         return children
+
+    def _exchange(self, children: Genes, plans: Plans, parents: IntArray, chosen: IntArray) -> None:
+        """Make ``chosen`` children copies of their parents in which one segment gives what another gave, in some steps.
+
+        A pair at a time, this is the local search that finds the cheaper of two that are alike to every limit.
+        """
+        rng, segments, steps = self.rng, self.segments, self.problem.steps
+        if not len(chosen):
+            return
+        count = len(chosen)
+        flow = plans.flow[:, parents[chosen]]
+        less, more = rng.integers(0, segments.count, (2, count))
+        clock, begin = np.arange(steps)[:, None], rng.integers(0, steps, count)
+        during = (clock >= begin) & (clock < begin + rng.integers(1, steps + 1, count))
+        every = np.arange(count)
+        room = np.minimum(flow[:, every, less] - segments.low[:, less], segments.high[:, more] - flow[:, every, more])
+        part = np.where(rng.random(count) < 0.4, 1.0, rng.random(count) ** 3)
+        amount = np.where(during, np.maximum(room, 0.0) * part, 0.0)
+        flow[:, every, less] -= amount
+        flow[:, every, more] += amount
+        children.wish[:, chosen] = flow
 
     def _winners(self, ratings: _Ratings, count: int) -> IntArray:
         rivals: IntArray = self.rng.integers(0, len(ratings.value), (count, _TOURNAMENT))
