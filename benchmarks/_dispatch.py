@@ -86,6 +86,15 @@ class Draw:
         chosen = slice(first, last)
         return replace(self, limit=self.limit[:, chosen], price=self.price[chosen], demand=self.demand[chosen])
 
+    def times(self, copies: int) -> Draw:
+        """Return the problem with every resource there so many times, and as many times the demand."""
+        many = {name: np.repeat(getattr(self, name), copies, axis=0) for name in _BY_RESOURCE}
+        types = tuple(kind for kind in self.types for _ in range(copies))
+        return replace(self, types=types, tie=self.tie * copies, demand=self.demand * copies, **many)
+
+
+_BY_RESOURCE = ("capacity", "limit", "cost", "ramp", "power", "energy", "charge", "wear")
+
 
 def draw(resources: int, steps: int = 24, seed: int = 1) -> Draw:
     """Return the problem of this seed; the order in which numbers are drawn is part of it."""

@@ -200,6 +200,7 @@ def timing(quick: bool) -> None:
         yield row("a home's battery, 24", home(), SIZES[0][2])
         for resources, steps, repeats in SIZES[: 3 if quick else None]:
             yield row(f"{resources:,} {TIMES} {steps}", draw(resources, steps), repeats)
+        yield row(f"1,000 {TIMES} 24, of 100 kinds", draw(100).times(10), 3)
         committed = replace(draw(100), least=0.4)
         yield row(f"100 {TIMES} 24, gas at 40 % at least or off (MILP)", committed, 3)
 
