@@ -96,7 +96,7 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
                     digest([problem, solution]),
                 )
                 rows = _setpoints(row)
-                plans.replace_plan(connection, row, rows)
+                plans.replace_plan(connection, row, rows, run_id=context.run.run_id)
                 solved[one.vpp_id] = solution | {"digest": row.digest}
         found[hour] = _described(solved)
     plot = {"plot_of_last_hour": plan_plot(rows, problem["demand"])} if rows else {}
