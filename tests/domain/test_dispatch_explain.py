@@ -208,6 +208,17 @@ def test_a_plan_that_ran_out_of_time_says_how_good_it_is() -> None:
     assert "not known" in next(iter(explain.goals(problem, replace(outcome, optimal=False, gap=None))))
 
 
+def test_a_conflict_is_told_with_what_each_side_asks_for() -> None:
+    tie = {"id": "TIE", "type": "grid", "capacity": 100}
+    document = {"demand": [50, 70], "resources": [tie], "strict": True, "constraints": {"maxGridImport": 40}}
+    problem = parse_problem(document)
+    sentence = explain.impossible(("demand", "maxGridImport"), problem)
+    assert sentence == "No plan can keep demand (50 to 70 kW) and maxGridImport (40 kW) together; relax one of them."
+    store = {"id": "BAT.1", "type": "storage", "capacity": 1, "energyCapacity": 9, "endSoc": 0.9}
+    alone = explain.impossible(("BAT.1.endSoc",), parse_problem({"demand": [0], "resources": [store]}))
+    assert alone == "No plan can keep BAT.1.endSoc (0.9), even with every other constraint left out."
+
+
 # -- many resources
 
 

@@ -6,12 +6,12 @@ resources cost little; a plan of many resources is told by sums per type and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.outlook import goals
+from energy_cloud_dagster.domain.dispatch.outlook import goals, impossible
 from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE, Reasons
 from energy_cloud_dagster.domain.dispatch.wording import NAMED, Clock, Units, listed
 
@@ -110,13 +110,6 @@ def sentences(problem: Problem, outcome: Outcome) -> Iterator[str]:
         parts += reasons.clauses(step)
         parts.append(reasons.price_clause(step, unmet=unmet > nothing))
         yield f"{clock.name(step)}: for {demands[step]} of demand {'; '.join(parts)}."
-
-
-def impossible(conflict: Sequence[str]) -> str:
-    """Return the sentence for a problem without a plan."""
-    if len(conflict) == 1:
-        return f"No plan can keep {conflict[0]}, even with every other constraint left out."
-    return f"No plan can keep {listed(conflict)} together; relax one of them."
 
 
 def _net(problem: Problem, flows: Flows) -> Floats:

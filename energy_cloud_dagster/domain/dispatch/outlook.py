@@ -1,8 +1,8 @@
-"""What is said of a plan as a whole: how good it is, which goals fall short and what keeping them would take."""
+"""What is said of a plan as a whole: how good it is, which goals fall short, and why there is no plan at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Constraints, Loads, Problem
 from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE
-from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, money
+from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, listed, money
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.flows import Outcome
+    from energy_cloud_dagster.domain.dispatch.problem import Floats
 
 #: Shortfalls below this share of the energy demanded are the solver's tolerance.
 _NOTHING: Final = 1e-6
@@ -52,6 +53,47 @@ def goals(problem: Problem, outcome: Outcome) -> Iterator[str]:
     for name, unit in _WHOLE.items():
         if name not in short and (value := float(outcome.duals.limits.get(name, 0.0))) > DUAL_TOLERANCE:
             yield f"{name} binds: {unit} would save {money(value)}."
+
+
+def impossible(conflict: Sequence[str], problem: Problem | None = None) -> str:
+    """Return the sentence for a problem without a plan; with ``problem`` it says what each constraint asks for."""
+    names = [f"{name}{_asked(problem, name)}" for name in conflict] if problem is not None else list(conflict)
+    if len(names) == 1:
+        return f"No plan can keep {names[0]}, even with every other constraint left out."
+    return f"No plan can keep {listed(names)} together; relax one of them."
+
+
+def _asked(problem: Problem, name: str) -> str:
+    """Return what a constraint asks for in brackets: its value, or the least and the most that it takes over time."""
+    limits, units, stores = problem.constraints, problem.generators, problem.stores
+    resource, _, field = name.rpartition(".")
+    if resource in problem.ids:
+        place = problem.ids.index(resource)
+        if field in ("rampRate", "minPower"):
+            of, unit = (units.ramp, " kW per step") if field == "rampRate" else (units.min_power, " kW")
+            return _between(of[units.place == place], unit)
+        share = {"minSoc": stores.min_soc, "maxSoc": stores.max_soc}.get(field, stores.end_soc)
+        return _between(share[stores.place == place], "")
+    if name == "reserve":
+        ways = (("up", limits.reserve_up), ("down", limits.reserve_down))
+        return "".join(_between(most, f" kW {way}") for way, most in ways if most is not None and most.any())
+    if name == "demand":
+        return _between(problem.demand, " kW")
+    whole: dict[str, tuple[Floats | float | None, str]] = {
+        "maxGridImport": (limits.max_grid_import, " kW"),
+        "maxEmissions": (limits.max_emissions, ""),
+        "minRenewable": (limits.min_renewable, ""),
+        "maxCost": (limits.max_cost, " per kWh"),
+    }
+    value, unit = whole.get(name, (None, ""))
+    return "" if value is None else _between(np.asarray(value), unit)
+
+
+def _between(values: Floats, unit: str) -> str:
+    if not values.size:
+        return ""
+    least, most = (f"{float(value):,.6g}" for value in (values.min(), values.max()))
+    return f" ({least}{unit})" if least == most else f" ({least} to {most}{unit})"
 
 
 def _quality(outcome: Outcome) -> Iterator[str]:

@@ -179,7 +179,7 @@ def starts(problem: Problem) -> list[str]:
 
 def infeasible_solution(problem: Problem, conflict: tuple[str, ...]) -> Solution:
     """Return the answer that says which constraints cannot hold together."""
-    explanation = (explain.impossible(conflict),)
+    explanation = (explain.impossible(conflict, problem),)
     return Solution(problem, "infeasible", conflict=conflict, explanation=explanation, solver=problem.solver)
 
 
