@@ -223,7 +223,8 @@ def standing(connection: sa.Connection, vpp_id: str, now: datetime) -> dict[str,
 def advance(connection: sa.Connection, now: datetime) -> int:
     """Command the next step of every allocation whose time has come, end those that are over; return how many items.
 
-    Devices that fell back, or that a person commands meanwhile, are left alone. Safe beside others that do the same.
+    Devices that fell back, that a person commands meanwhile, or that left the VPP are left alone. Safe beside others
+    that do the same.
     """
     over = allocation.c.starts_at + allocation.c.steps * _minutes(allocation.c.step_minutes) <= now
     changed = connection.execute(
@@ -244,8 +245,8 @@ def advance(connection: sa.Connection, now: datetime) -> int:
         .select_from(allocation_item.join(allocation, allocation.c.allocation_id == allocation_item.c.allocation_id))
         .where(
             *_stands(now),
-            allocation_item.c.device_id.is_not(None),
             allocation_item.c.fallback_at.is_(None),
+            _is_resource(),
             allocation_item.c.step < began,
             ~sa.exists(_override(now)),
         )
@@ -298,11 +299,12 @@ def fall_back(connection: sa.Connection, now: datetime, watchdog: timedelta) -> 
         .select_from(
             allocation_item.join(allocation, allocation.c.allocation_id == allocation_item.c.allocation_id)
             .join(device, device.c.device_id == allocation_item.c.device_id)
-            .outerjoin(
+            .join(
                 vpp_resource,
                 sa.and_(
                     vpp_resource.c.vpp_id == allocation_item.c.vpp_id,
                     vpp_resource.c.resource_id == allocation_item.c.resource_id,
+                    vpp_resource.c.device_id == allocation_item.c.device_id,
                 ),
             )
         )
@@ -321,7 +323,7 @@ def fall_back(connection: sa.Connection, now: datetime, watchdog: timedelta) -> 
     ends: dict[datetime, list[Item]] = {}
     for row in rows:
         item, (parameters, *span) = Item._make(row[: len(_ITEM)]), row[len(_ITEM) :]
-        safe = safe_setpoint(item.type, item.setpoint_kw, parameters or {})
+        safe = safe_setpoint(item.type, item.setpoint_kw, parameters)
         end = min(Span(*span).end, now + _LONGEST)
         ends.setdefault(end, []).append(item._replace(safe_kw=safe, fallback_at=now))
     fallen = []
@@ -377,6 +379,15 @@ def _note(connection: sa.Connection, changed: Sequence[Item], now: datetime) -> 
             }
             for each in changed
         ],
+    )
+
+
+def _is_resource() -> sa.ColumnElement[bool]:
+    """Whether the item's device is still that of its resource: one that left is commanded no more."""
+    return sa.exists().where(
+        vpp_resource.c.vpp_id == allocation_item.c.vpp_id,
+        vpp_resource.c.resource_id == allocation_item.c.resource_id,
+        vpp_resource.c.device_id == allocation_item.c.device_id,
     )
 
 

@@ -43,6 +43,9 @@ def vpp_id(api_engine: sa.Engine) -> Iterator[str]:
     yield name
     with api_engine.begin() as connection:
         vpp_registry.delete(connection, name, actor="test", now=datetime.now(UTC))
+        # to the tests of a replay, the newest reading says what time it is
+        said = sa.select(tables.series.c.series_id).where(tables.series.c.device_id.startswith(name))
+        connection.execute(sa.delete(tables.reading).where(tables.reading.c.series_id.in_(said)))
 
 
 def entry(resource_id: str, output: Any, **more: Any) -> dict[str, Any]:
@@ -199,6 +202,8 @@ def test_an_optimisation_is_applied_by_its_id_and_an_impossible_one_is_not(
     detail = operator.get(f"/v1/vpp/{vpp_id}/allocations/{applied['id']}").json()
     assert (detail["optimizationId"], detail["stepMinutes"], detail["steps"]) == (kept.optimization_id, 30, 2)
     assert operator.post(path, {"optimizationId": none.optimization_id}).status_code == 409
+    to_come = operator.post(path, {"allocation": [entry("SUN", 1)], "start": (now + 5 * MINUTE).isoformat()})
+    assert to_come.json()["errors"][0]["pointer"] == "/start"
     over = {"optimizationId": kept.optimization_id, "start": (now - 61 * MINUTE).isoformat()}
     assert operator.post(path, over).status_code == 409
 
@@ -248,11 +253,18 @@ def test_a_large_allocation_waits_for_an_administrator_who_is_somebody_else(
     assert approved.status_code == 200, approved.text
     assert approved.json()["success"]
     assert len(approved.json()["commands"]) == 3
-    assert strict.as_("admin").post(path, None).status_code == 409
+    assert "applied already" in strict.as_("admin").post(path, None).json()["detail"]
     detail = operator.get(f"/v1/vpp/{vpp_id}/allocations/{waiting['id']}").json()
     assert (detail["state"], detail["approvedBy"]) == ("applied", "admin")
     # An administrator's own needs nobody.
     apply(admin, vpp_id, large["allocation"])
+    # What waits is judged by what the VPP has when it is approved.
+    waiting = operator.post(f"/v1/vpp/{vpp_id}/allocation", large).json()
+    with api_engine.begin() as connection:
+        vpp_registry.delete_resource(connection, vpp_id, "CHP", actor="test", now=datetime.now(UTC), simulated=True)
+    refused = strict.as_("admin").post(f"/v1/vpp/{vpp_id}/allocations/{waiting['id']}/approve", None)
+    assert refused.status_code == 409
+    assert "no resource CHP" in refused.json()["detail"]
 
 
 def test_the_next_step_comes_at_its_time_and_not_over_a_person_s_command(
@@ -295,6 +307,19 @@ def test_the_next_step_comes_at_its_time_and_not_over_a_person_s_command(
     advance(start + 45 * MINUTE)
     with api_engine.connect() as connection:
         assert allocations.standing(connection, vpp_id, start + 44 * MINUTE) == {}
+
+
+def test_a_resource_that_left_its_vpp_is_commanded_no_more(
+    operator: Client, api_engine: sa.Engine, vpp_id: str
+) -> None:
+    start = datetime.now(UTC)
+    apply(operator, vpp_id, [entry("SUN", [100, 200]), entry("CHP", [150, 0])], stepMinutes=5)
+    with api_engine.begin() as connection:
+        vpp_registry.delete_resource(connection, vpp_id, "CHP", actor="test", now=start, simulated=True)
+        fallen = allocations.fall_back(connection, start + 4 * MINUTE, WATCHDOG)
+        assert [each.resource_id for each in fallen if each.vpp_id == vpp_id] == ["SUN"]
+        allocations.advance(connection, start + 6 * MINUTE)
+        assert len(commands.of_device(connection, f"{vpp_id}-CHP", limit=10)) == 1
 
 
 def test_a_silent_device_gets_its_safe_setpoint_once_and_a_speaking_one_none(

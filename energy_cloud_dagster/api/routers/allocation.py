@@ -51,7 +51,9 @@ class AllocationRequest(Document):
 
     allocation: list[Allocated] | None = None
     optimization_id: str | None = Field(None, max_length=64)
-    start: Moment | None = Field(None, description="Start of the first step; by default the optimisation's, else now.")
+    start: Moment | None = Field(
+        None, description="Start of the first step, by now; by default the optimisation's, else now."
+    )
     step_minutes: int | None = Field(
         None, ge=1, le=1440, description="Length of a step; by default the optimisation's, else 60."
     )
@@ -211,6 +213,7 @@ def approve_allocation(
         made = allocations.get(connection, vpp_id, allocation_id, lock=True)
         if made.requested_by == caller.username:
             raise Conflict("who asked for an allocation cannot approve it; another person has to")
+        _require_as_it_was(connection, made)
         answer = _apply(connection, made, now, caller, approved_by=caller.username)
         return writing.keep(connection, 200, answer.model_dump_json(by_alias=True).encode())
 
@@ -304,6 +307,8 @@ def _entries(
     """Return the entries to apply and their steps, whose count is not known yet."""
     if (wanted.allocation is None) == (wanted.optimization_id is None):
         raise InvalidInput("send either allocation or optimizationId", pointer="/allocation")
+    if wanted.start is not None and wanted.start > now:
+        raise InvalidInput("an allocation begins at once; send it when its first step has begun", pointer="/start")
     if wanted.allocation is not None:
         entries = [each.model_dump(by_alias=True) for each in wanted.allocation]
         return entries, Span(wanted.start or now, wanted.step_minutes or 60, 1)
@@ -331,6 +336,20 @@ def _devices(resources: dict[str, VppResource], assignments: Sequence[Assignment
                 pointer=f"/allocation/{place}/resourceId",
             )
     return {name: (each.type, each.device_id) for name, each in named.items()}
+
+
+def _require_as_it_was(connection: sa.Connection, made: Allocation) -> None:
+    """Raise ``Conflict`` where the resources no longer take what they were asked while it waited."""
+    resources = {each.resource_id: each for each in vpps.resources(connection, [made.vpp_id])[made.vpp_id]}
+    items = allocations.items(connection, made.allocation_id)
+    entries = [{"resourceId": each.resource_id, "type": each.type, "output": each.outputs} for each in items]
+    try:
+        checked(entries, [_target(each) for each in resources.values()])
+    except InvalidInput as error:
+        raise Conflict(f"the VPP changed since: {error}") from None
+    for each in items:
+        if resources[each.resource_id].device_id != each.device_id:
+            raise Conflict(f"the VPP changed since: {each.resource_id} has another device")
 
 
 def _needs_approval(context: Context, caller: Principal, made: Allocation) -> bool:
