@@ -8,26 +8,25 @@ always part of the answer, and the same seed gives the same plan.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch import goals
+from energy_cloud_dagster.domain.dispatch.breeding import Breeder, Ratings
 from energy_cloud_dagster.domain.dispatch.flows import Duals, Flows, Outcome, cost_of, goals_of
 from energy_cloud_dagster.domain.dispatch.goals import Impossible, SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import Goal
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Floats, IntArray, Problem
-from energy_cloud_dagster.domain.dispatch.repair import Genes, Plans, Segments
+from energy_cloud_dagster.domain.dispatch.repair import Plans, Segments
 from energy_cloud_dagster.domain.errors import InvalidInput
 
 #: Costs of P plans (P,), in currency over the horizon, from what each resource gives (P, R, T) in kW: storage is
 #: discharge - charge, grid import - export, a load what is shed. It must be finite; resources keep the problem's order.
 CostOf = Callable[[Floats], Floats]
 
-#: Plans that are carried over as they are, and plans that meet in a tournament.
+#: Plans that are carried over as they are.
 _ELITE: Final = 4
-_TOURNAMENT: Final = 3
 #: What the value of a plan counts a goal's shortfall at, so that goals keep their order (multiples of the dearest kWh).
 _UNMET_WEIGHT: Final = 1e3
 _SHARE_WEIGHT: Final = 1e2
@@ -38,15 +37,6 @@ _NOTHING: Final = 1e-9
 _KEPT: Final = 1e-7
 #: Plans times resources times steps that fit in memory several times over.
 _MAX_CELLS: Final = 20_000_000
-
-
-@dataclass(slots=True)
-class _Ratings:
-    """Of P plans: ``value`` to be minimised, ``slack`` of the renewable share and ``broken`` hard limits, in kWh."""
-
-    value: Floats
-    slack: Floats
-    broken: Floats
 
 
 def optimise(
@@ -88,22 +78,20 @@ def optimise(
 
 class _Search:
     def __init__(self, problem: Problem, cost: CostOf | None, rng: np.random.Generator) -> None:
-        self.problem, self.cost, self.rng = problem, cost, rng
+        self.problem, self.cost = problem, cost
         self.segments = Segments(problem)
-        prices = self.segments.cost
-        self.dearest = max(UNMET_PENALTY_PER_KWH, float(np.abs(prices).max(initial=0.0)))
-        self.cheap, self.dear = float(prices.min(initial=0.0)), float(prices.max(initial=0.0))
+        self.breeder = Breeder(self.segments, rng, merit=cost is None)
+        self.dearest = max(UNMET_PENALTY_PER_KWH, float(np.abs(self.segments.cost).max(initial=0.0)))
         self.demanded = float(problem.demand.sum()) * problem.step_hours
         self.tolerance = _NOTHING * max(1.0, self.demanded)
 
     def best(self, population: int, generations: int) -> Flows:
-        genes = self._first(population)
+        genes = self.breeder.first(population)
         plans = self.segments.repair(genes)
         ratings = self._rate(plans)
         for _ in range(generations):
             elite = np.argsort(ratings.value, kind="stable")[:_ELITE]
-            children = self._children(genes, plans, ratings, population - _ELITE)
-            self._mutate(children)
+            children = self.breeder.children(genes, plans, ratings, population - _ELITE)
             born = self.segments.repair(children)
             genes, plans = genes.take(elite).joined(children), _kept(plans, elite, born)
             ratings = self._rate(plans)
@@ -112,51 +100,9 @@ class _Search:
             raise SolverFailed("the genetic algorithm found no plan that keeps all limits; the linear programme does")
         return self._flows(plans, winner)
 
-    # -- the first generation
-
-    def _first(self, population: int) -> Genes:
-        """Return plans by merit order for many values of storage, renewables and emissions, and random ones."""
-        rng, segments, problem = self.rng, self.segments, self.problem
-        steps, stores, units = problem.steps, len(problem.stores.place), len(problem.generators.place)
-        low, high = segments.low[:, None, :], segments.high[:, None, :]
-        shape = (steps, population, segments.count)
-        wish = np.broadcast_to(low, shape).copy()
-        # a cost of the caller's own knows no merit order
-        random = np.arange(population) % 4 != 0 if self.cost is not None else np.arange(population) % 4 == 3
-        wishes = low + rng.random(shape) * (high - low)
-        wish[:, random] = np.where(rng.random(shape) < 0.5, wishes, low)[:, random]
-        worth = rng.uniform(self.cheap, self.dear, (1, population, 1)) * rng.uniform(0.9, 1.1, (1, population, stores))
-        spread = 2 * (self.dear - self.cheap) + 0.01
-        sometimes = rng.random((2, population)) < 0.5
-        share = np.where(sometimes[0], rng.uniform(0, spread, population), 0.0)
-        clean = np.where(sometimes[1], rng.uniform(0, spread, population), 0.0)
-        limits = problem.constraints
-        dirtiest = float(segments.emissions.max(initial=0.0))
-        on = problem.generators.cost.T[:, None] <= rng.uniform(self.cheap, self.dear, (1, population, 1))
-        on[:, : population // 4] = True
-        return Genes(
-            wish=wish,
-            worth=np.broadcast_to(worth, (steps, population, stores)).copy(),
-            share=share if limits.min_renewable is not None else np.zeros(population),
-            clean=np.zeros(population) if limits.max_emissions is None or not dirtiest else clean / dirtiest,
-            on=np.broadcast_to(on, (steps, population, units)).copy(),
-            ceiling=self._ceilings(population),
-        )
-
-    def _ceilings(self, population: int) -> Floats:
-        steps, count = self.problem.steps, self.segments.count
-        if not self.segments.guarded:
-            return np.ones((steps, population, 1))
-        ceiling = np.ones((steps, population, count))
-        # every second plan gives less all the time: all of it, or some segments only
-        level, some = self.rng.random((population, 1)), self.rng.random((population, count)) < 0.5
-        some[::4] = True
-        ceiling[:, ::2] = np.where(some, level, 1.0)[::2]
-        return ceiling
-
     # -- the value of a plan
 
-    def _rate(self, plans: Plans) -> _Ratings:
+    def _rate(self, plans: Plans) -> Ratings:
         """Return cost, plus 10 and more per kWh unmet, plus what the renewable share and the cost cap are short of."""
         segments, hours, limits = self.segments, self.problem.step_hours, self.problem.constraints
         unmet = np.maximum(plans.left, 0.0).sum(axis=0) * hours
@@ -172,7 +118,7 @@ class _Search:
             shed = plans.flow[:, :, segments.sheds].sum(axis=(0, 2)) * hours
             value += _SHARE_WEIGHT * np.maximum(own - limits.max_cost * (self.demanded - unmet - shed), 0.0)
         broken = self._broken(plans)
-        return _Ratings(value + _LIMIT_WEIGHT * dear * broken, slack, broken)
+        return Ratings(value + _LIMIT_WEIGHT * dear * broken, slack, broken)
 
     def _broken(self, plans: Plans) -> Floats:
         """Return by how much (kWh, and units of emissions) plans break what repair does not see to."""
@@ -217,95 +163,6 @@ class _Search:
             row[problem.loads.place] = flows.shed
             row[problem.stores.place] = flows.discharge - flows.charge
         return tuple(self._asked(cost, net).tolist())
-
-    # -- breeding
-
-    def _children(self, genes: Genes, plans: Plans, ratings: _Ratings, count: int) -> Genes:
-        """Return children of the winners of tournaments: half mixed by parts, half blended from repaired flows."""
-        rng = self.rng
-        one, other = (self._winners(ratings, count) for _ in range(2))
-        children, others = genes.take(one), genes.take(other)
-        # parts: another parent's steps from a cut on, or some of its segments
-        steps = self.problem.steps
-        late = np.arange(steps)[:, None, None] >= rng.integers(0, steps + 1, (1, count, 1))
-        some = rng.random((1, count, self.segments.count)) < 0.5
-        in_time = (rng.random(count) < 0.5)[None, :, None]
-        children.wish = np.where(np.where(in_time, late, some), others.wish, children.wish)
-        children.worth = np.where(late, others.worth, children.worth)
-        children.on = np.where(late, others.on, children.on)
-        if self.segments.guarded:
-            children.ceiling = np.where(np.where(in_time, late, some), others.ceiling, children.ceiling)
-        weight = rng.uniform(-0.2, 1.2, count)
-        # where one parent has too few renewables and the other enough, the best blend may be just enough
-        ahead, behind = ratings.slack[one], ratings.slack[other]
-        crossing = (ahead * behind < 0) & (rng.random(count) < 0.5)
-        weight = np.where(crossing, behind / np.where(crossing, behind - ahead, 1.0), weight)
-        blended = rng.random(count) < 0.5
-        w = weight[blended]
-        mixed = w[:, None] * plans.flow[:, one[blended]] + (1 - w)[:, None] * plans.flow[:, other[blended]]
-        children.wish[:, blended] = mixed
-        self._exchange(
-            children, plans, one, np.flatnonzero(blended & (rng.random(count) < 0.5) & (self.segments.count > 0))
-        )
-        for name in ("share", "clean"):
-            mine, theirs = getattr(children, name), getattr(others, name)
-            setattr(children, name, np.where(rng.random(count) < 0.5, mine, 0.5 * (mine + theirs)))
-        return children
-
-    def _exchange(self, children: Genes, plans: Plans, parents: IntArray, chosen: IntArray) -> None:
-        """Make ``chosen`` children copies of their parents in which one segment gives what another gave, in some steps.
-
-        A pair at a time, this is the local search that finds the cheaper of two that are alike to every limit.
-        """
-        rng, segments, steps = self.rng, self.segments, self.problem.steps
-        if not len(chosen):
-            return
-        count = len(chosen)
-        flow = plans.flow[:, parents[chosen]]
-        less, more = rng.integers(0, segments.count, (2, count))
-        clock, begin = np.arange(steps)[:, None], rng.integers(0, steps, count)
-        during = (clock >= begin) & (clock < begin + rng.integers(1, steps + 1, count))
-        every = np.arange(count)
-        room = np.minimum(flow[:, every, less] - segments.low[:, less], segments.high[:, more] - flow[:, every, more])
-        part = np.where(rng.random(count) < 0.4, 1.0, rng.random(count) ** 3)
-        amount = np.where(during, np.maximum(room, 0.0) * part, 0.0)
-        flow[:, every, less] -= amount
-        flow[:, every, more] += amount
-        children.wish[:, chosen] = flow
-
-    def _winners(self, ratings: _Ratings, count: int) -> IntArray:
-        rivals: IntArray = self.rng.integers(0, len(ratings.value), (count, _TOURNAMENT))
-        winners: IntArray = rivals[np.arange(count), ratings.value[rivals].argmin(axis=1)]
-        return winners
-
-    def _mutate(self, children: Genes) -> None:
-        rng, segments, steps = self.rng, self.segments, self.problem.steps
-        count = children.wish.shape[1]
-        begin = rng.integers(0, steps, (2, 1, count, 1))
-        length = rng.integers(1, steps + 1, (2, 1, count, 1))
-        clock = np.arange(steps)[:, None, None]
-        first, second = ((clock >= begin[i]) & (clock < begin[i] + length[i]) for i in range(2))
-        # wishes over some steps: a new one, or none but the merit order's
-        hit = (rng.random((1, count, segments.count)) < 1.5 / max(1, segments.count)) & first
-        hit &= rng.random((count, 1)) < 0.5
-        low, high = segments.low[:, None, :], segments.high[:, None, :]
-        level = np.where(rng.random((1, count, segments.count)) < 0.4, 0.0, rng.random((1, count, segments.count)))
-        children.wish = np.where(hit, low + level * (high - low), children.wish)
-        if segments.guarded:
-            lower = (rng.random((1, count, segments.count)) < 0.3) & second & (rng.random((1, count, 1)) < 0.4)
-            one = np.where(rng.random((1, count, 1)) < 0.3, 1.0, rng.random((1, count, 1)))
-            children.ceiling = np.where(lower, one, children.ceiling)
-        spread = max(self.dear - self.cheap, 1e-3)
-        moved = (rng.random((count, 1)) < 0.4) & second
-        change = rng.normal(0, 0.15 * spread, (1, count, children.worth.shape[2]))
-        children.worth += np.where(moved, change, 0.0)
-        for factors in (children.share, children.clean):
-            np.multiply(factors, np.where(rng.random(count) < 0.3, rng.lognormal(0, 0.5, count), 1.0), out=factors)
-            factors[rng.random(count) < 0.05] = 0.0
-        if segments.committed:
-            units = children.on.shape[2]
-            flip = (rng.random((1, count, units)) < 1.0 / units) & second & (rng.random((count, 1)) < 0.5)
-            children.on ^= flip
 
     # -- the answer
 
