@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,16 +41,20 @@ class Client:
         self.app = app
         self._runner = runner or asyncio.Runner()
         self._transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def __call__(self, method: str, path: str, **parts: Any) -> httpx.Response:
         async def call() -> httpx.Response:
             async with httpx.AsyncClient(
-                transport=self._transport, base_url="http://api.test", headers=self._headers
+                transport=self._transport, base_url="http://api.test", headers=self.headers
             ) as client:
                 return await client.request(method, path, **parts)
 
-        return self._runner.run(call())
+        return self.run(call())
+
+    def run[T](self, work: Coroutine[Any, Any, T]) -> T:
+        """Run what is asynchronous where this client's requests run."""
+        return self._runner.run(work)
 
     def get(self, path: str, **query: Any) -> httpx.Response:
         return self("GET", path, params=query or None)

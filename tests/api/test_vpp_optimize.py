@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -19,6 +21,8 @@ from .conftest import HOUR, Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from fastapi import FastAPI
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -201,6 +205,35 @@ def test_a_search_ends_with_the_setting_or_earlier_and_says_so(operator: Client,
     answer = operator.post(f"/v1/vpp/{hard}/optimize", {"demand": [400] * 24, "timeLimit": 1e-6})
     assert answer.status_code == 503
     assert "1e-06 seconds" in answer.json()["detail"]
+
+
+def test_others_are_answered_while_a_plan_is_sought(app: FastAPI, operator: Client) -> None:
+    large = operator.post("/v1/vpp", {"name": "Large", "capacity": 50}).json()["id"]
+    stores = [{"type": "storage", "capacity": 1 + n % 7, "energyCapacity": 5 + n} for n in range(40)]
+    operator.post(f"/v1/vpp/{large}/resources", stores)
+    token = operator.headers["Authorization"]
+    answered = []
+
+    async def call(client: httpx.AsyncClient, method: str, path: str, **parts: Any) -> None:
+        answer = await client.request(method, path, **parts)
+        assert answer.status_code == 200, answer.text
+        answered.append(path.rpartition("/")[2])
+
+    async def both() -> None:
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            httpx.AsyncClient(
+                transport=transport, base_url="http://api.test", headers={"Authorization": token}
+            ) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            demand = [20 + 9 * (step % 5) for step in range(96)]
+            group.create_task(call(client, "POST", f"/v1/vpp/{large}/optimize", json={"demand": demand}))
+            await asyncio.sleep(0)
+            group.create_task(call(client, "GET", "/v1/vpp/VPP-001"))
+
+    operator.run(both())
+    assert answered == ["VPP-001", "optimize"]
 
 
 def test_the_genetic_algorithm_says_how_far_it_is_off(operator: Client, plant: str) -> None:
