@@ -63,6 +63,24 @@ class Aggregate:
         )
         return bool(same_losses) and same_emissions and whole.constraints.max_cost is None
 
+    def dropped(self, names: frozenset[str]) -> frozenset[str]:
+        """Return what ``problem`` leaves out where ``whole`` leaves out ``names``: what one member of a group does."""
+        whole, small = self.whole, self.problem
+        if not any("." in name for name in names):
+            return names
+        called = dict(zip(whole.ids, whole.ids, strict=True))
+        for places, rows, group in (
+            (whole.generators.place, self.units, small.generators.place),
+            (whole.stores.place, self.stores, small.stores.place),
+            (whole.loads.place, self.loads, small.loads.place),
+        ):
+            called |= {
+                whole.ids[place]: small.ids[mine]
+                for place, mine in zip(places.tolist(), group[rows].tolist(), strict=True)
+            }
+        split = (name.rpartition(".") for name in names)
+        return frozenset(called.get(own, own) + dot + limit for own, dot, limit in split)
+
     def spread(self, flows: Flows) -> Flows:
         """Return the flows of ``whole``: each takes the share of its group's flow that its headroom is of the group's.
 

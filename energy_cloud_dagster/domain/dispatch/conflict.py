@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import lp
+from energy_cloud_dagster.domain.dispatch import lp, reduce
 from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Problem
@@ -65,7 +66,12 @@ def _feasible(problem: Problem, switches: Switches) -> bool:
     """Whether some plan keeps what is not dropped; what may fall short does, but no more than all of the demand."""
     soft = not problem.strict
     bounded = np.full(problem.steps, "demand" not in switches.dropped)
-    matrices = build(problem, replace(switches, goals=soft, bounded=bounded))
+    switches = replace(switches, goals=soft, bounded=bounded)
+    matrices = build(problem, switches)
+    if reduce.wanted(problem, matrices):
+        raw = reduce.run(problem, switches, matrices, partial(lp.run, presolve=True, primal=True))
+        if raw is not None:
+            return raw.status != "infeasible"
     return lp.run(replace(matrices, cost=np.zeros(matrices.cost.size))).status != "infeasible"
 
 

@@ -156,8 +156,7 @@ def _shared(matrices: Matrices) -> list[str]:
 def _small(merged: Aggregate, switches: Switches, whole: Matrices) -> Matrices:
     """Return the programme of the merged problem with the costs and bounds that goals gave to ``whole``."""
     on = None if switches.on is None else switches.on[np.unique(merged.units, return_index=True)[1]]
-    plan_wide = frozenset(name for name in switches.dropped if name in {"demand", "reserve", *_SHARED})
-    small = build(merged.problem, replace(switches, stores=None, on=on, dropped=plan_wide))
+    small = build(merged.problem, replace(switches, stores=None, on=on, dropped=merged.dropped(switches.dropped)))
     cost, lower, upper = small.cost.copy(), small.lower.copy(), small.upper.copy()
     for name in small.columns:
         if name in _ALWAYS_FREE:
