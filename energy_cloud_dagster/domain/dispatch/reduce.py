@@ -31,6 +31,9 @@ _SHARED: Final = (
     *("maxGridImport", "maxEmissions", "minRenewable", "maxCost"),
     *("unmetDemand", "reserveUp", "reserveDown", "balance"),
 )
+_RESERVES: Final = ("reserveUp", "reserveDown")
+#: What a row may be off by and still hold, relative: below the solver's own tolerance.
+_HELD: Final = 1e-8
 #: Rows of resources whose best reply is known in closed form.
 _CHAINED: Final = ("stored", "ramp")
 #: Blocks of columns that stay free: few, and what keeps the rest feasible.
@@ -84,10 +87,14 @@ def run(
     at hand is ``stopped`` with the bound that the prices so far prove. ``infeasible`` is proven, except where goals may
     fall short and have no columns yet. ``None`` means that this way led nowhere: then solve the whole programme.
     """
+    if any(name in matrices.rows for name in _RESERVES):
+        raw = _without_reserve(problem, switches, matrices, solver, guide)
+        if raw is not None:
+            return raw
     attempt = None if guide is None else guide.attempt
     if guide is not None:
         guide.attempt = None
-    if attempt is not None:
+    if attempt is not None and attempt.matrices.rows.keys() == matrices.rows.keys():
         attempt.resume(matrices)
         raw = _refined(attempt, solver, _RESUMED)
     else:
@@ -141,6 +148,43 @@ def _refined(attempt: _Attempt, solver: Solver, margins: Sequence[float]) -> Raw
                 bound=bound,
             )
     return None
+
+
+def _without_reserve(
+    problem: Problem, switches: Switches, matrices: Matrices, solver: Solver, guide: Guide | None
+) -> Raw | None:
+    """Return the optimum without the reserve if it holds that reserve anyway, as it often does."""
+    switches = replace(switches, dropped=switches.dropped | {"reserve"})
+    loose = build(problem, switches)
+    cost, lower, upper = loose.cost.copy(), loose.lower.copy(), loose.upper.copy()
+    for mine, its in ((cost, matrices.cost), (lower, matrices.lower), (upper, matrices.upper)):
+        for name in loose.columns:
+            loose.column(name, mine)[...] = matrices.column(name, its)
+    raw = run(problem, switches, replace(loose, cost=cost, lower=lower, upper=upper), solver, guide)
+    if raw is None or raw.status in ("infeasible", "unknown"):
+        return raw
+    x, reduced, duals = (np.zeros(size) for size in (len(matrices.cost), len(matrices.cost), len(matrices.row_lower)))
+    for name in loose.columns:
+        matrices.column(name, x)[...] = loose.column(name, raw.x)
+        matrices.column(name, reduced)[...] = loose.column(name, raw.column_duals)
+    for name in loose.rows:
+        matrices.row(name, duals)[...] = loose.row(name, raw.row_duals)
+    row_of = np.repeat(np.arange(len(duals)), np.diff(matrices.start))
+    # headroom is as much as its own rows leave
+    head = np.ones(len(x), bool)
+    for name in loose.columns:
+        offset, shape = matrices.columns[name]
+        head[offset : offset + int(np.prod(shape))] = False
+    own = np.isfinite(matrices.row_upper)
+    left = matrices.row_upper - np.bincount(row_of, matrices.value * x[matrices.index], minlength=len(duals))
+    cells = head[matrices.index] & own[row_of]
+    room = matrices.upper.copy()
+    np.minimum.at(room, matrices.index[cells], left[row_of[cells]])
+    x[head] = np.maximum(room[head], 0.0)
+    acts = np.bincount(row_of, matrices.value * x[matrices.index], minlength=len(duals))
+    near = _HELD * np.maximum(1.0, np.abs(acts))
+    held = (acts >= matrices.row_lower - near) & (acts <= matrices.row_upper + near)
+    return replace(raw, x=x, column_duals=reduced, row_duals=duals) if held.all() else None
 
 
 def _usual_cost(matrices: Matrices) -> float:
