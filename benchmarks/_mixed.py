@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import highspy
 import numpy as np
@@ -19,6 +19,7 @@ GENERATORS = (*RENEWABLE, "chp")
 KINDS = ("solar", "wind", "hydro", "chp", "chp", "storage", "storage", "grid", "load")
 #: What an earlier goal may give way by when a later one is sought, relative.
 HAIR = 1e-9
+WISH_HAIR = 1e-7
 
 Terms = dict[int, float]
 
@@ -186,6 +187,8 @@ class Programme(Rows):
             [Terms() for _ in range(self.steps)] for _ in range(5)
         )
         self.cost, self.shed, self.share, self.emitted = Terms(), Terms(), Terms(), Terms()
+        #: By priority: what is shed less what is generated, kW over all steps.
+        self.wishes: dict[int, Terms] = {}
         add = {"storage": self.add_store, "grid": self.add_tie, "load": self.add_load}
         for each in plan["resources"]:
             add.get(each["type"], self.add_generator)(each)
@@ -218,6 +221,7 @@ class Programme(Rows):
         capacity, available = self.series(each["capacity"]), self.series(each.get("availability"), 1.0)
         price, emissions = self.series(each.get("costPerKWh")), self.series(each.get("emissionsPerKWh"))
         ramp, least = self.series(each.get("rampRate"), inf), self.series(each.get("minPower"))
+        wish = self.wishes.setdefault(each.get("priority", 0), Terms())
         last: int | None = None
         for step in range(self.steps):
             limit = capacity[step] * available[step]
@@ -239,6 +243,7 @@ class Programme(Rows):
             self.cost[output] = price[step] * self.hours
             self.share[output] = ((each["type"] in RENEWABLE) - self.asked_share) * self.hours
             self.emitted[output] = emissions[step] * self.hours
+            wish[output] = -1.0
             last = output
 
     def add_store(self, each: dict[str, Any]) -> None:
@@ -288,6 +293,7 @@ class Programme(Rows):
             cut = self.column(0, capacity[step] * available[step])
             self.balance[step][cut] = 1.0
             self.cost[cut], self.shed[cut] = price * self.hours, self.hours
+            self.wishes.setdefault(each.get("priority", 0), Terms())[cut] = 1.0
 
     def add_steps(self) -> None:
         imports = self.limits.get("maxGridImport")
@@ -315,11 +321,23 @@ class Programme(Rows):
             self.row(money, most=cap * sum(self.plan["demand"]) * self.hours)
 
 
-def least_cost(plan: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    """Return the least unmet energy (kWh), shortfalls of share (kWh) and cost cap, and cost with the penalty.
+class Best(NamedTuple):
+    """Each the least that the ones before it leave possible: kWh, kWh, money, money with the penalty, kW by priority.
 
-    Each is the least that the ones before it leave possible; ``None`` where there is no plan, or none that meets a
-    strict problem's goals.
+    ``wishes`` is what is shed less what is generated, summed over the steps, from the highest priority.
+    """
+
+    unmet: float
+    short: float
+    over: float
+    cost: float
+    wishes: dict[int, float]
+
+
+def best(plan: dict[str, Any]) -> Best | None:
+    """Return what the best plan reaches.
+
+    ``None`` where there is no plan, or none that meets a strict problem's goals.
     """
     programme = Programme(plan)
     found = []
@@ -328,5 +346,14 @@ def least_cost(plan: dict[str, Any]) -> tuple[float, float, float, float] | None
         if least is None or (plan["strict"] and len(found) < 3 and least > 1e-6):
             return None
         found.append(least)
-        programme.row(goal, most=least + HAIR * max(1.0, abs(least)))
-    return found[0], found[1], found[2], found[3] + PENALTY * found[0]
+        hair = HAIR if goal is not programme.cost else WISH_HAIR
+        programme.row(goal, most=least + hair * max(1.0, abs(least)))
+    wishes = {}
+    for level in sorted(programme.wishes, reverse=True) if len(programme.wishes) > 1 else ():
+        wish = programme.wishes[level]
+        least = programme.least(wish)
+        if least is None:
+            break  # a plan of equal cost was lost to rounding
+        wishes[level] = least
+        programme.row(wish, most=least + WISH_HAIR * max(1.0, abs(least)))
+    return Best(found[0], found[1], found[2], found[3] + PENALTY * found[0], wishes)
