@@ -90,17 +90,22 @@ class _Search:
         plans = self.segments.repair(genes)
         ratings = self._rate(plans)
         for _ in range(generations):
-            elite = np.argsort(ratings.value, kind="stable")[:_ELITE]
+            elite = np.argsort(self._rank(ratings), kind="stable")[:_ELITE]
             children = self.breeder.children(genes, plans, ratings, population - _ELITE)
             born = self.segments.repair(children)
             genes, plans = genes.take(elite).joined(children), _kept(plans, elite, born)
             ratings = self._rate(plans)
-        winner = int(ratings.value.argmin())
+        winner = int(self._rank(ratings).argmin())
         if ratings.broken[winner] > _KEPT * max(1.0, self.demanded):
             raise SolverFailed("the genetic algorithm found no plan that keeps all limits; the linear programme does")
         return self._flows(plans, winner)
 
     # -- the value of a plan
+
+    def _rank(self, ratings: Ratings) -> Floats:
+        """Return the values, such that a plan that breaks a limit by however little is behind all that keep them."""
+        kept = ratings.broken <= 0.5 * _KEPT * max(1.0, self.demanded)
+        return np.where(kept, ratings.value, ratings.value + (np.ptp(ratings.value) + 1.0))
 
     def _rate(self, plans: Plans) -> Ratings:
         """Return cost, plus 10 and more per kWh unmet, plus what the renewable share and the cost cap are short of."""

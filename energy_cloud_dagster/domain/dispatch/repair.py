@@ -103,7 +103,26 @@ class Segments:
         self._order[self.units] = -_PRIORITY_WEIGHT * problem.priority[units.place]
         self._order[self.sheds] = _PRIORITY_WEIGHT * problem.priority[loads.place]
         self._one_way = np.sqrt(stores.efficiency)
-        self.least_stored, self.most_stored = _content_limits(problem)
+        size = stores.energy[:, None]
+        #: Least and most (T, S) kWh after each step, the end state among them.
+        self.least_stored, self.most_stored = (stores.min_soc * size).T.copy(), (stores.max_soc * size).T
+        self.least_stored[-1:] = np.maximum(self.least_stored[-1:], stores.end_soc * stores.energy)
+        self._least_safe, self._most_safe = self._safe_contents()
+
+    def _safe_contents(self) -> tuple[Floats, Floats]:
+        """Return the least and most (T, S) kWh after each step from which all later limits are within reach.
+
+        Where the rest of the plant gives less than all stores can take, each counts on its part of it.
+        """
+        stores, hours, eta = self.problem.stores, self.problem.step_hours, self._one_way
+        least, most, power = self.least_stored.copy(), self.most_stored.copy(), stores.power.T
+        supply = self.high[:, : self.gives.start].sum(axis=1)
+        part = np.minimum(1.0, supply / np.maximum(power.sum(axis=1), 1e-12))
+        for step in range(self.problem.steps - 2, -1, -1):
+            change = power[step + 1] * hours
+            least[step] = np.maximum(least[step], least[step + 1] - part[step + 1] * change * eta)
+            most[step] = np.minimum(most[step], most[step + 1] + change / eta)
+        return least, most
 
     def repair(self, genes: Genes) -> Plans:
         """Return the plans that ``genes`` become; only what ``left`` holds and the goals can still be wrong."""
@@ -189,8 +208,8 @@ class Segments:
     def _bound_stores(self, step: int, content: Floats, low: Floats, high: Floats) -> None:
         """Keep what is stored where every later limit, the last one too, can still be reached."""
         power, eta, hours = self.problem.stores.power[:, step], self._one_way, self.problem.step_hours
-        above = content - self.least_stored[step]
-        below = self.most_stored[step] - content
+        above = content - self._least_safe[step]
+        below = self._most_safe[step] - content
         # above its limit a store must give, below it must take
         most = np.minimum(np.where(above >= 0, above * eta, above / eta) / hours, power)
         least = -np.minimum(np.where(below >= 0, below / eta, below * eta) / hours, power)
@@ -237,16 +256,3 @@ def _import_limits(problem: Problem) -> Floats:
     before = np.cumsum(wanted, axis=1) - wanted
     np.put_along_axis(most, order, np.clip(limits.max_grid_import[:, None] - before, 0.0, wanted), axis=1)
     return most
-
-
-def _content_limits(problem: Problem) -> tuple[Floats, Floats]:
-    """Return the least and most (T, S) kWh after each step from which all later limits are within reach."""
-    stores, hours = problem.stores, problem.step_hours
-    eta = np.sqrt(stores.efficiency)
-    least, most = (stores.min_soc * stores.energy[:, None]).T.copy(), (stores.max_soc * stores.energy[:, None]).T.copy()
-    least[-1] = np.maximum(least[-1], stores.end_soc * stores.energy)
-    for step in range(problem.steps - 2, -1, -1):
-        change = stores.power[:, step + 1] * hours
-        least[step] = np.maximum(least[step], least[step + 1] - change * eta)
-        most[step] = np.minimum(most[step], most[step + 1] + change / eta)
-    return least, most
