@@ -41,12 +41,12 @@ class Client:
         self.app = app
         self._runner = runner or asyncio.Runner()
         self._transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def __call__(self, method: str, path: str, **parts: Any) -> httpx.Response:
         async def call() -> httpx.Response:
             async with httpx.AsyncClient(
-                transport=self._transport, base_url="http://api.test", headers=self.headers
+                transport=self._transport, base_url="http://api.test", headers=self._headers
             ) as client:
                 return await client.request(method, path, **parts)
 

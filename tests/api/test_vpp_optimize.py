@@ -211,7 +211,7 @@ def test_others_are_answered_while_a_plan_is_sought(app: FastAPI, operator: Clie
     large = operator.post("/v1/vpp", {"name": "Large", "capacity": 50}).json()["id"]
     stores = [{"type": "storage", "capacity": 1 + n % 7, "energyCapacity": 5 + n} for n in range(40)]
     operator.post(f"/v1/vpp/{large}/resources", stores)
-    token = operator.headers["Authorization"]
+    token = operator._headers["Authorization"]
     answered = []
 
     async def call(client: httpx.AsyncClient, method: str, path: str, **parts: Any) -> None:
