@@ -12,7 +12,7 @@ from energy_cloud_dagster.adapters import allocations, vpp_document
 from energy_cloud_dagster.adapters.allocations import Standing
 from energy_cloud_dagster.adapters.vpp_document import ResourceState, VppState
 from energy_cloud_dagster.adapters.vpps import Vpp
-from energy_cloud_dagster.domain.dispatch.allocations import Conduct, Target, follows
+from energy_cloud_dagster.domain.dispatch.allocations import Conduct, Target, kept
 
 _ENDED_BADLY = frozenset({"rejected", "expired"})
 
@@ -92,7 +92,7 @@ def _conduct(state: ResourceState, standing: Standing) -> tuple[Conduct, str | N
     target = Target(resource.resource_id, resource.type, resource.capacity_kw, resource.parameters)
     if state.current_kw is None:
         return "unmeasured", "its device reports no power"
-    return ("following" if follows(target, item.setpoint_kw, state.current_kw) else "deviating"), None
+    return kept(target, item.setpoint_kw, state.current_kw), None
 
 
 def _mean_soc(resources: tuple[ResourceState, ...]) -> float | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import accounts, allocations, commands, optimizations, readings, vpp_registry
+from energy_cloud_dagster.adapters import accounts, allocations, commands, optimizations, readings, tables, vpp_registry
 from energy_cloud_dagster.adapters.readings import ReadingRow
 from energy_cloud_dagster.adapters.vpp_registry import NewResource
 from energy_cloud_dagster.api.app import create_app
@@ -135,7 +135,7 @@ def test_the_status_is_what_devices_report_and_how_far_they_are_from_it(
     assert (found["currentOutput"], found["soc"]) == (3_190, 0.55)
     # The sun may give less than its limit; an engine may not give more than its setpoint.
     assert {name: (each["status"], each["deviation"]) for name, each in resources.items() if each["setpoint"]} == {
-        "SUN": ("following", -900), "STORE": ("following", 0), "CHP": ("deviating", 140),
+        "SUN": ("short", -900), "STORE": ("following", 0), "CHP": ("deviating", 140),
     }  # fmt: skip
     assert found["status"] == "degraded"  # the grid connection has said nothing
     refused = apply(operator, vpp_id, [entry("CHP", 200)])

@@ -15,7 +15,7 @@ from energy_cloud_dagster.domain.dispatch.allocations import (
     Span,
     Target,
     checked,
-    follows,
+    kept,
     largest_total_kw,
     limits_of,
     safe_setpoint,
@@ -46,9 +46,9 @@ def test_what_is_taken_is_within_the_limits_and_as_it_was_asked(target: Target, 
             checked(entries, [target])
         assert refused.value.pointer == "/allocation/0/output"
         return
-    ((_, (kept,)),) = checked(entries, [target])
-    assert least <= kept <= most
-    assert kept == pytest.approx(wanted, abs=slack)
+    ((_, (taken,)),) = checked(entries, [target])
+    assert least <= taken <= most
+    assert taken == pytest.approx(wanted, abs=slack)
 
 
 @settings(max_examples=50)
@@ -61,18 +61,23 @@ def test_what_is_safe_stays_within_what_was_asked_and_the_resource_s_own_word_co
     safe = safe_setpoint(target.type, setpoint, {})
     assert safe in {0.0, setpoint}
     assert (safe == setpoint) or target.type not in {"solar", "wind", "hydro"}
-    assert follows(target, setpoint, setpoint)
+    assert kept(target, setpoint, setpoint) == "following"
     assert safe_setpoint(target.type, setpoint, {"safePower": 7}) == 7
     # A word that is no power is no word.
     assert safe_setpoint(target.type, setpoint, {"safePower": math.nan}) == safe
 
 
-def test_less_sun_than_the_limit_is_followed_and_a_store_that_gives_less_is_not() -> None:
+def test_less_sun_than_its_limit_is_short_and_a_store_that_gives_less_deviates() -> None:
     sun, store = Target("S", "solar", 1_000, {}), Target("B", "storage", 1_000, {})
-    assert follows(sun, 800, 100)
-    assert not follows(sun, 800, 811)
-    assert not follows(store, 800, 100)
-    assert follows(store, 800, 809)
+    assert [kept(sun, 800, output) for output in (100, 791, 809, 811)] == [
+        "short",
+        "following",
+        "following",
+        "deviating",
+    ]
+    assert [kept(store, 800, output) for output in (100, 791, 809, 811)] == [
+        "deviating", "following", "following", "deviating"
+    ]  # fmt: skip
 
 
 def test_the_total_is_that_of_the_busiest_step_whatever_the_signs() -> None:

@@ -127,8 +127,8 @@ class ResourceStatusDocument(Document):
     soc: float | None = Field(None, exclude_if=absent)
     status: Conduct = Field(
         description="`free` of setpoints, `pending` until its device did it, `following` within 1 kW or 1 % of its "
-        "capacity (a limit of sun, wind or water: below it), `deviating`, `refused` by its device or expired, "
-        "`overridden` by another command, `fallback` after its device fell silent, `unmeasured`."
+        "capacity, `short` where sun, wind or water give less than their limit, `deviating`, `refused` by its device "
+        "or expired, `overridden` by another command, `fallback` after its device fell silent, `unmeasured`."
     )
     reason: str | None = Field(None, exclude_if=absent)
     allocation_id: str | None = Field(None, exclude_if=absent)

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from energy_cloud_dagster.domain.errors import Conflict, InvalidInput
 
-type Conduct = Literal["free", "pending", "following", "deviating", "refused", "overridden", "fallback", "unmeasured"]
+type Conduct = Literal[
+    "free", "pending", "following", "short", "deviating", "refused", "overridden", "fallback", "unmeasured"
+]
 
 #: Resources whose own setpoint is safe: it limits what sun, wind and water give.
 _LIMITED: Final = frozenset({"solar", "wind", "hydro"})
@@ -122,15 +124,16 @@ def safe_setpoint(kind: str, setpoint_kw: float, parameters: Mapping[str, Any]) 
     return setpoint_kw if kind in _LIMITED else 0.0
 
 
-def follows(target: Target, setpoint_kw: float, output_kw: float) -> bool:
-    """Return whether a device that reports ``output_kw`` follows its setpoint: within 1 kW or 1 % of its capacity.
+def kept(target: Target, setpoint_kw: float, output_kw: float) -> Literal["following", "short", "deviating"]:
+    """Return how a device that reports ``output_kw`` keeps to its setpoint.
 
-    A limit that sun, wind or water stay below is followed.
+    It follows within 1 kW or 1 % of its capacity. Sun, wind and water that give less than their limit are short: the
+    device does what it shall, and the plan comes to less.
     """
     near = max(_NEAR_KW, _NEAR_SHARE * target.capacity_kw)
-    if target.type in _LIMITED:
-        return output_kw <= setpoint_kw + near
-    return abs(output_kw - setpoint_kw) <= near
+    if abs(output_kw - setpoint_kw) <= near:
+        return "following"
+    return "short" if target.type in _LIMITED and output_kw < setpoint_kw else "deviating"
 
 
 def _taken(target: Target, value: object, pointer: str) -> float:
