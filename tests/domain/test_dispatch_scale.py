@@ -376,6 +376,28 @@ def test_when_the_time_is_over_the_plan_at_hand_comes_with_a_bound() -> None:
     assert raw.bound > 0.9 * best.objective
 
 
+@pytest.mark.parametrize(("reserve", "shortcut"), [(100, True), (300, False)])
+def test_a_reserve_is_held_whether_or_not_the_plan_without_it_does(reserve: float, shortcut: bool) -> None:
+    problem = parse_problem(day(100) | {"constraints": {"reserve": {"up": reserve}}})
+    matrices = build(problem)
+    sizes: list[int] = []
+
+    def counted(matrices: Matrices, *, basis: Any = None) -> Raw:
+        sizes.append(matrices.cost.size)
+        return small_steps(matrices, basis=basis)
+
+    raw = reduce.run(problem, Switches(), matrices, counted)
+    assert raw is not None
+    assert raw.objective == pytest.approx(lp.run(matrices).objective, rel=1e-9)
+    assert (matrices.row("reserveUp", raw.row_duals).any()) != shortcut
+    assert proven_bound(matrices, raw.row_duals) == pytest.approx(raw.objective, rel=1e-8)
+    acts = np.array([raw.x[matrices.index[a:b]] @ matrices.value[a:b] for a, b in pairs(matrices.start)])
+    assert (acts >= matrices.row_lower - 1e-6).all()
+    assert (acts <= matrices.row_upper + 1e-6).all()
+    assert (raw.x >= matrices.lower).all()
+    assert (raw.x <= matrices.upper).all()
+
+
 def test_what_is_impossible_for_the_sum_is_impossible_for_the_whole() -> None:
     problem = parse_problem(day(150) | {"constraints": {"maxGridImport": 0}, "strict": True, "demand": 10**6})
     sizes: list[int] = []
