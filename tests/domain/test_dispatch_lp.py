@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from energy_cloud_dagster.domain.dispatch import conflict as conflict_search
 from energy_cloud_dagster.domain.dispatch import goals, lp, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
 from energy_cloud_dagster.domain.dispatch.flows import Outcome
@@ -630,6 +631,15 @@ def test_an_impossible_strict_problem_names_the_smallest_conflict(
     assert document["conflict"] == conflict
     assert conflict[0] in document["explanation"][0]
     assert (document["cost"], document["allocation"], document["steps"]) == (None, [], [])
+
+
+def test_a_conflict_of_too_many_resources_names_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten stores must end full; what there is would fill any nine of them."""
+    stores = [{**BATTERY, "id": f"B{n}", "capacity": 100 + n, "endSoc": 1, "efficiency": 1} for n in range(10)]
+    document = {"demand": [0, 0], "resources": [*stores, {"type": "wind", "capacity": 490}], "strict": True}
+    assert plan(**document)["conflict"] == ["demand", *(f"B{n}.endSoc" for n in range(10))]
+    monkeypatch.setattr(conflict_search, "_WORK", 1.0)
+    assert plan(**document)["conflict"] == ["demand", "endSoc"]
 
 
 def test_a_must_run_unit_without_an_outlet_is_impossible_even_when_goals_are_soft() -> None:

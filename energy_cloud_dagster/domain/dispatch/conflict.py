@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from typing import Any, Final
 
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch import lp, reduce
-from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import Switches, build
+from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
+from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Problem
 
-Infeasible = Callable[[frozenset[str]], bool]
+Infeasible = Callable[[Iterable[str]], bool]
+
+#: Simplex iterations times rows, some seconds of them, after which a conflict names kinds of limits, not resources.
+_WORK: Final = 5e8
+
+
+class _Spent(Exception):
+    """The search took too long to go into detail; what it had so far is a conflict, but not the smallest one."""
 
 
 def smallest_conflict(problem: Problem, switches: Switches) -> tuple[str, ...]:
@@ -22,21 +30,74 @@ def smallest_conflict(problem: Problem, switches: Switches) -> tuple[str, ...]:
 
     ``switches`` are those under which the problem was found infeasible. Constraints of the whole plan are tried by
     growing number, so that as few as possible are named; of the resources' own, a set is returned from which none can
-    be left out (QuickXplain, U. Junker, AAAI 2004). Capacities and availabilities are facts, not constraints.
+    be left out (QuickXplain, U. Junker, AAAI 2004), first by kind and then by resource. Where telling hundreds of
+    resources apart would take minutes, or the problem's time limit is over, a kind stands for all of them (``endSoc``).
+    Capacities and availabilities are facts, not constraints.
     """
     plan_wide = [name for name, asked in _plan_wide(problem) if asked]
-    own = list(_own(problem))
-    every = frozenset(plan_wide) | frozenset(own)
+    kinds = _kinds(problem)
+    search = _Search(problem, switches, frozenset(plan_wide), kinds)
+    try:
+        chosen = _chosen(plan_wide, kinds, search.infeasible)
+        needed = _explain(frozenset(chosen), list(kinds), search.infeasible)
+    except _Spent:
+        return (*plan_wide, *kinds)
+    places = {name: place for kind in needed for name, place in kinds[kind].items()}
+    try:
+        # in the order of the document
+        members = sorted(places, key=places.__getitem__)
+        search.limited = True
+        return (*chosen, *_explain(frozenset(chosen), members, search.infeasible))
+    except _Spent:
+        return (*chosen, *needed)
 
-    def infeasible(names: frozenset[str]) -> bool:
-        return not _feasible(problem, replace(switches, dropped=every - names))
 
+def _chosen(plan_wide: list[str], kinds: Iterable[str], infeasible: Infeasible) -> tuple[str, ...]:
     for size in range(len(plan_wide) + 1):
         for chosen in combinations(plan_wide, size):
-            if infeasible(frozenset(chosen) | frozenset(own)):
-                needed = _explain(frozenset(chosen), own, infeasible)
-                return (*chosen, *needed)
+            if infeasible((*chosen, *kinds)):
+                return chosen
     raise SolverFailed("the solver found the problem impossible, then each of its constraints possible")
+
+
+class _Search:
+    """Answers whether some constraints conflict, as long as there is time; a kind stands for all its members."""
+
+    def __init__(
+        self, problem: Problem, switches: Switches, plan_wide: frozenset[str], kinds: dict[str, dict[str, int]]
+    ) -> None:
+        self._problem, self._switches, self._kinds = problem, switches, kinds
+        self._every = plan_wide.union(*kinds.values())
+        self._work, self._seconds = 0.0, 0.0
+        #: whether the work counts that is done from now on
+        self.limited = False
+
+    def infeasible(self, names: Iterable[str]) -> bool:
+        """Whether no plan keeps ``names``; what may fall short does, but no more than all of the demand."""
+        limit = self._problem.time_limit
+        if self._work > _WORK or (limit is not None and self._seconds > limit):
+            raise _Spent
+        kept = frozenset(names).union(*(self._kinds.get(name, ()) for name in names))
+        dropped = self._every - kept
+        bounded = np.full(self._problem.steps, "demand" not in dropped)
+        switches = replace(self._switches, dropped=dropped, goals=not self._problem.strict, bounded=bounded)
+        matrices = build(self._problem, switches)
+        # the costs are kept: without any, the simplex method loses its way among plans that are all alike
+        raw = None
+        if reduce.wanted(self._problem, matrices):
+            raw = reduce.run(self._problem, switches, matrices, partial(self._run, presolve=True, primal=True))
+        if raw is None:
+            raw = self._run(matrices)
+        return raw.status == "infeasible"
+
+    def _run(self, matrices: Matrices, **options: Any) -> Raw:
+        raw = lp.run(matrices, time_limit=self._problem.time_limit, **options)
+        if raw.status == "unknown":
+            raise _Spent
+        self._seconds += raw.seconds
+        if self.limited:
+            self._work += raw.iterations * matrices.row_lower.size
+        return raw
 
 
 def _plan_wide(problem: Problem) -> list[tuple[str, bool]]:
@@ -51,28 +112,20 @@ def _plan_wide(problem: Problem) -> list[tuple[str, bool]]:
     ]
 
 
-def _own(problem: Problem) -> Iterator[str]:
+def _kinds(problem: Problem) -> dict[str, dict[str, int]]:
+    """Return the resources' own constraints: of each kind the names, with their places in the document's order."""
     units, stores = problem.generators, problem.stores
-    named: dict[int, tuple[str, ...]] = dict.fromkeys(stores.place.tolist(), ("minSoc", "maxSoc", "endSoc"))
-    for place, ramped, least in zip(
-        units.place.tolist(), np.isfinite(units.ramp).any(axis=1), units.min_power.any(axis=1), strict=True
-    ):
-        named[place] = ("rampRate",) * bool(ramped) + ("minPower",) * bool(least)
-    for place in sorted(named):
-        yield from (f"{problem.ids[place]}.{limit}" for limit in named[place])
-
-
-def _feasible(problem: Problem, switches: Switches) -> bool:
-    """Whether some plan keeps what is not dropped; what may fall short does, but no more than all of the demand."""
-    soft = not problem.strict
-    bounded = np.full(problem.steps, "demand" not in switches.dropped)
-    switches = replace(switches, goals=soft, bounded=bounded)
-    matrices = build(problem, switches)
-    if reduce.wanted(problem, matrices):
-        raw = reduce.run(problem, switches, matrices, partial(lp.run, presolve=True, primal=True))
-        if raw is not None:
-            return raw.status != "infeasible"
-    return lp.run(replace(matrices, cost=np.zeros(matrices.cost.size))).status != "infeasible"
+    ramped, least = np.isfinite(units.ramp).any(axis=1), units.min_power.any(axis=1)
+    places = {
+        "rampRate": units.place[ramped],
+        "minPower": units.place[least],
+        **dict.fromkeys(("minSoc", "maxSoc", "endSoc"), stores.place),
+    }
+    return {
+        kind: {f"{problem.ids[place]}.{kind}": place for place in chosen.tolist()}
+        for kind, chosen in places.items()
+        if chosen.size
+    }
 
 
 def _explain(background: frozenset[str], names: list[str], infeasible: Infeasible) -> list[str]:

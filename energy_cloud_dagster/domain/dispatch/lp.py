@@ -46,7 +46,8 @@ class Raw:
     ``status``: ``optimal``; ``infeasible`` (proven); ``stopped`` by the time limit with a plan at hand; ``unknown``,
     stopped without one (``x`` is empty). The duals are those of a linear programme (meaningless after one with
     integers) and the derivative of the objective by each bound. ``bound`` is the least objective that is still
-    possible. ``basis`` is HiGHS's own, for :func:`run`; ``seconds`` is what the solver took, by its own clock.
+    possible. ``basis`` is HiGHS's own, for :func:`run`; ``seconds`` is what the solver took, by its own clock, and
+    ``iterations`` are those of the simplex method.
     """
 
     status: Literal["optimal", "infeasible", "stopped", "unknown"]
@@ -57,6 +58,7 @@ class Raw:
     basis: Any = None
     bound: float = -inf
     seconds: float = 0.0
+    iterations: int = 0
 
 
 def run(
@@ -181,7 +183,7 @@ def _arrays_solver() -> Any:
             model = lp.solverModel
             found, seconds = model.getModelStatus(), model.getRunTime()
             if found == status.kInfeasible:
-                return Raw("infeasible", seconds=seconds)
+                return Raw("infeasible", seconds=seconds, iterations=model.getInfo().simplex_iteration_count)
             if found not in (status.kOptimal, status.kTimeLimit):
                 return None
             info, solution = model.getInfo(), model.getSolution()
@@ -199,6 +201,7 @@ def _arrays_solver() -> Any:
                 basis=model.getBasis(),
                 bound=objective if done and lp.matrices.integer is None else bound,
                 seconds=seconds,
+                iterations=info.simplex_iteration_count,
             )
 
     return ArraysHiGHS
