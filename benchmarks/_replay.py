@@ -52,7 +52,8 @@ class Measured:
 def month(text: str) -> tuple[datetime, datetime]:
     """Return the first and the last moment of a local month such as ``2026-10``, in UTC."""
     first = pd.Timestamp(f"{text}-01", tz=ZONE)
-    return tuple(one.tz_convert("UTC").to_pydatetime() for one in (first, first + pd.DateOffset(months=1)))  # type: ignore[return-value]
+    last = first + pd.DateOffset(months=1)
+    return first.tz_convert("UTC").to_pydatetime(), last.tz_convert("UTC").to_pydatetime()
 
 
 def measured(start: datetime, end: datetime) -> Measured:

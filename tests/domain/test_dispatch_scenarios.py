@@ -14,6 +14,7 @@ from energy_cloud_dagster.domain.dispatch import Problem, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
 from energy_cloud_dagster.domain.dispatch.flows import Outcome
 from energy_cloud_dagster.domain.dispatch.hedging import Scenario, hedge
+from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
 from energy_cloud_dagster.domain.dispatch.scenarios import (
     FUTURES,
     RISKS,
@@ -215,6 +216,12 @@ def test_where_a_strict_problem_has_no_plan_for_the_bad_future_the_middle_answer
     assert solution.status == "completed"
     assert solution.cost == pytest.approx(solve(problem).cost, rel=1e-6)
     assert "no plan holds in every future" in solution.explanation[-1].lower()
+
+
+def test_a_time_limit_without_a_plan_says_so() -> None:
+    problem = parse_problem(site())
+    with pytest.raises(SolverFailed, match="futures"):
+        hedge(futures_of(problem, outlook(problem, 15.0, 0.3)), time_limit=0.0)
 
 
 def test_an_outlook_that_does_not_fit_is_refused_by_name() -> None:

@@ -105,7 +105,7 @@ def realise(actual: Problem, step: int, stored: Floats, wanted: Floats) -> Reali
     Stores follow theirs as far as their power and what they hold (``stored``, kWh) allow, CHP as far as its limit;
     those of other resources say nothing. What is missing is bought, generated or shed in the order of cost, what is
     left over is sold where that pays and else curtailed. A store charges no power that would leave demand unmet, and
-    nothing is discharged that nobody takes.
+    nothing is discharged that nobody takes. Ramps and least powers are the plan's business and not looked at.
     """
     hours, stores, units = actual.step_hours, actual.stores, actual.generators
     output = np.zeros(actual.size)
