@@ -79,7 +79,7 @@ def resource_documents(
     documents = []
     for each in resources:
         document: dict[str, Any] = {"id": each.resource_id, "type": each.type, "capacity": each.capacity_kw}
-        document |= each.parameters
+        document |= each.planned
         given = overrides.get(each.resource_id, {})
         if each.type in _FORECAST_TYPES and each.resource_id in foreseen:
             document["availability"] = foreseen[each.resource_id]

@@ -253,14 +253,23 @@ def _named(vpp_id: str, wanted: Sequence[NewResource], taken: Collection[str]) -
 
 def _require_plannable(named: Sequence[NewResource]) -> None:
     from energy_cloud_dagster.domain.dispatch import parse_problem
+    from energy_cloud_dagster.domain.dispatch.allocations import Target, limits_of
 
     documents = [
-        {**each.parameters, "id": each.resource_id, "type": each.type, "capacity": each.capacity_kw} for each in named
+        {**vpps.planned(each.parameters), "id": each.resource_id, "type": each.type, "capacity": each.capacity_kw}
+        for each in named
     ]
     try:
         parse_problem({"demand": 0, "resources": documents})
     except InvalidInput as error:
         raise InvalidInput(str(error), pointer=error.pointer.removeprefix("/resources")) from None
+    for place, each in enumerate(named):
+        least, most = limits_of(Target(each.resource_id or "", each.type, each.capacity_kw, each.parameters))
+        safe = each.parameters.get("safePower")
+        if safe is not None and not least <= safe <= most:
+            raise InvalidInput(
+                f"safePower is from {least:g} to {most:g} kW, not {safe:g}", pointer=f"/{place}/safePower"
+            )
 
 
 def _require_devices(connection: sa.Connection, held: Vpp, named: Sequence[NewResource]) -> None:

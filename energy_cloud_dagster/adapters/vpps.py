@@ -5,7 +5,7 @@ Changes are made by ``vpp_registry``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -31,8 +31,12 @@ _PRIVATE: Final = sa.exists().where(
 )
 
 
+#: Parameters that are for the resource's device, and none of a plan's.
+FOR_DEVICES: Final = frozenset({"safePower"})
+
+
 class VppResource(NamedTuple):
-    """One resource of a VPP; ``parameters`` as in the dispatch problem (camelCase)."""
+    """One resource of a VPP; ``parameters`` as in the dispatch problem (camelCase), and those for its device."""
 
     vpp_id: str
     resource_id: str
@@ -41,6 +45,11 @@ class VppResource(NamedTuple):
     device_id: str | None
     parameters: dict[str, Any]
     location: dict[str, float] | None
+
+    @property
+    def planned(self) -> dict[str, Any]:
+        """Return the parameters that the dispatch problem knows."""
+        return planned(self.parameters)
 
 
 class LatestState(NamedTuple):
@@ -105,6 +114,11 @@ def in_region(connection: sa.Connection, region_id: str, *, deleted: bool = Fals
     if not deleted:
         statement = statement.where(vpp.c.deleted_at.is_(None))
     return [Vpp._make(row) for row in connection.execute(statement)]
+
+
+def planned(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a resource's parameters that the dispatch problem knows."""
+    return {name: value for name, value in parameters.items() if name not in FOR_DEVICES}
 
 
 def own_grid_id(vpp_id: str) -> str:

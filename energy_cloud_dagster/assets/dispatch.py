@@ -188,7 +188,7 @@ def _resource(
         "id": resource.resource_id,
         "type": resource.type,
         "capacity": resource.capacity_kw,
-        **resource.parameters,
+        **resource.planned,
     }
     if resource.type in ("solar", "wind"):
         key = availability_key(resource.vpp_id, resource.resource_id)

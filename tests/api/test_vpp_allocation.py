@@ -28,7 +28,7 @@ WATCHDOG = timedelta(seconds=60)
 RESOURCES = (
     NewResource("solar", 5_000.0, {}, "SUN"),
     NewResource("storage", 800.0, {"energyCapacity": 1_600.0, "soc": 0.5}, "STORE"),
-    NewResource("chp", 300.0, {"minPower": 100.0}, "CHP"),
+    NewResource("chp", 300.0, {"minPower": 100.0, "safePower": 120.0}, "CHP"),
 )
 
 
@@ -309,6 +309,18 @@ def test_the_next_step_comes_at_its_time_and_not_over_a_person_s_command(
         assert allocations.standing(connection, vpp_id, start + 44 * MINUTE) == {}
 
 
+def test_a_safe_power_is_one_that_the_resource_takes_and_no_plan_s_matter(operator: Client, vpp_id: str) -> None:
+    store = {"type": "storage", "capacity": 50, "energyCapacity": 100, "safePower": -20}
+    made = operator.post(f"/v1/vpp/{vpp_id}/resources", store)
+    assert made.status_code == 201, made.text
+    assert made.json()["safePower"] == -20
+    refused = operator.post(f"/v1/vpp/{vpp_id}/resources", store | {"safePower": -51})
+    assert "-50 to 50 kW" in refused.json()["errors"][0]["detail"]
+    assert refused.json()["errors"][0]["pointer"].endswith("/safePower")
+    planned = operator.post(f"/v1/vpp/{vpp_id}/optimize", {"demand": 10})
+    assert planned.json()["status"] == "completed"
+
+
 def test_a_resource_that_left_its_vpp_is_commanded_no_more(
     operator: Client, api_engine: sa.Engine, vpp_id: str
 ) -> None:
@@ -340,10 +352,12 @@ def test_a_silent_device_gets_its_safe_setpoint_once_and_a_speaking_one_none(
     # What sun gives is limited still; a store that nobody hears rests.
     assert fallen(WATCHDOG + timedelta(seconds=1)) == {"SUN": 4_000, "STORE": 0}
     assert fallen(WATCHDOG + timedelta(seconds=2)) == {}
+    assert fallen(WATCHDOG + timedelta(seconds=60)) == {"CHP": 120}  # its own word
     found, resources = status(operator, vpp_id)
     assert found["status"] == "fallback"
-    assert [resources[name]["status"] for name in ("SUN", "STORE", "CHP")] == ["fallback", "fallback", "following"]
-    assert resources["STORE"]["setpoint"] == 0
+    assert {name: each["setpoint"] for name, each in resources.items() if each["status"] == "fallback"} == {
+        "SUN": 4_000, "STORE": 0, "CHP": 120,
+    }  # fmt: skip
     with api_engine.connect() as connection:
         safe = commands.of_device(connection, f"{vpp_id}-STORE", limit=1)[0]
     assert (safe.payload["value"], safe.requested_by, safe.state) == (0, "watchdog", "queued")

@@ -222,7 +222,7 @@ def _stated(
     asked: dict[str, Any] = {name: value for name, value in body.items() if name not in _OURS}
     registered = [
         {"id": each.resource_id, "type": each.type, "capacity": each.capacity_kw}
-        | each.parameters
+        | each.planned
         | overrides.get(each.resource_id, {})
         for each in resources
     ]

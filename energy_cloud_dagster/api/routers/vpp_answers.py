@@ -58,6 +58,12 @@ class Parameters(Document):
     priority: Number | None = Field(
         None, exclude_if=absent, description="Whole; among plans of equal cost the higher are curtailed or shed last."
     )
+    safe_power: Number | None = Field(
+        None,
+        exclude_if=absent,
+        description="What its device shall hold after it fell silent under an allocation; by default sun, wind and "
+        "water keep their limit, and all else rests at 0.",
+    )
 
 
 #: Parameters by the name that they have in the dispatch problem.
