@@ -10,11 +10,12 @@ gives the levels and, from the slopes beside them, the duals.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from energy_cloud_dagster.domain.dispatch.problem import Floats
+from energy_cloud_dagster.domain.dispatch.problem import Floats, IntArray
 
 #: Chains times steps worked on at once, which bounds the memory.
 _CHUNK_CELLS: Final = 60_000
@@ -147,8 +148,8 @@ def _walk_some(
         slope = np.concatenate([slope, slopes[:, step]], axis=1)
         length = np.concatenate([length, lengths[:, step]], axis=1)
         order = np.argsort(slope, axis=1, kind="stable")
-        slope = np.take_along_axis(slope, order, axis=1)
-        length = np.take_along_axis(length, order, axis=1)
+        flat = order + _row_starts(order)
+        slope, length = slope.ravel()[flat], length.ravel()[flat]
         edges = np.empty((count, length.shape[1] + 1))
         edges[:, 0] = left + shift[:, step]
         np.cumsum(length, axis=1, out=edges[:, 1:])
@@ -156,9 +157,10 @@ def _walk_some(
         low, high = least[:, step], most[:, step]
         if (edges[:, 0] > high + room).any() or (edges[:, -1] < low - room).any() or (low > high + room).any():
             return None
-        place = np.empty(order.shape, np.intp)
-        np.put_along_axis(place, order, np.arange(order.shape[1])[None, :], axis=1)
-        merged.append((slope, edges, np.take_along_axis(edges, place[:, -pieces:], axis=1)))
+        place = np.empty(order.size, np.intp)
+        place[flat] = np.arange(order.shape[1])
+        own = place.reshape(order.shape)[:, -pieces:]
+        merged.append((slope, edges, edges.ravel()[own + _row_starts(edges)]))
         # what the bounds leave
         kept = np.clip(edges, low[:, None], high[:, None])
         left, length = kept[:, 0], np.diff(kept, axis=1)
@@ -183,8 +185,14 @@ def _walk_some(
 
 def _packed(slope: Floats, length: Floats) -> tuple[Floats, Floats]:
     """Move pieces without length to the end, where they stay in order, and drop what is empty for every chain."""
-    empty = length <= 0.0
-    width = int((~empty).sum(axis=1).max(initial=0))
-    order = np.argsort(empty, axis=1, kind="stable")[:, :width]
-    slope = np.where(np.take_along_axis(empty, order, axis=1), np.inf, np.take_along_axis(slope, order, axis=1))
-    return slope, np.take_along_axis(length, order, axis=1)
+    there = length > 0.0
+    width = int(there.sum(axis=1).max(initial=0))
+    flat = np.argsort(~there, axis=1, kind="stable")[:, :width] + _row_starts(length)
+    return np.where(there, slope, np.inf).ravel()[flat], length.ravel()[flat]
+
+
+def _row_starts(table: npt.NDArray[Any]) -> IntArray:
+    """Return where each row starts in the flattened table, as a column."""
+    count, width = table.shape
+    starts: IntArray = (np.arange(count) * width)[:, None]
+    return starts

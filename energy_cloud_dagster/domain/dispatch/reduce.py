@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.lp import Raw
 
 #: Below these sizes a solve is quick as it is.
-LEAST_RESOURCES: Final = 800
+LEAST_RESOURCES: Final = 1_000
 LEAST_CELLS: Final = 20_000
 #: Rows that more than one resource shares; every other row belongs to one.
 _SHARED: Final = (
