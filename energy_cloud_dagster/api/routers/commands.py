@@ -27,7 +27,8 @@ CommandId = Annotated[str, Path(alias="commandId", max_length=64)]
 ValidUntil = Annotated[
     Moment | None,
     Field(
-        description="It expires unless it is done by then; ENERGY_CLOUD_COMMAND_VALIDITY_SECONDS from now if absent."
+        description="It expires unless it is done by then, and a setpoint is obeyed until then; "
+        "ENERGY_CLOUD_COMMAND_VALIDITY_SECONDS from now if absent."
     ),
 ]
 
