@@ -27,7 +27,7 @@ _ATTEMPTS: Final = 3
 class Solver(Protocol):
     """``lp.run`` within the time that is left."""
 
-    def __call__(self, matrices: Matrices, *, basis: Any = None) -> Raw:
+    def __call__(self, matrices: Matrices, *, basis: Any = None, presolve: bool = False) -> Raw:
         """Minimise."""
 
 
@@ -85,7 +85,8 @@ def _parted(
     held = None
     for attempt in range(_ATTEMPTS):
         try:
-            raw = run(face, basis=start.basis)
+            # most columns of a face are fixed, which presolve sees and a basis makes up for
+            raw = run(face, basis=start.basis, presolve=start.basis is None)
         except SolverFailed:
             return None  # a face of badly scaled costs; the plan at hand is as cheap
         if raw.status != "optimal":
