@@ -108,8 +108,9 @@ class Settings(BaseSettings):
         0.12, ge=0, description="Import price per kWh of a grid connection where the market has published none."
     )
     dispatch_risk: Literal["p50", "robust", "scenarios"] = Field(
-        "p50", description="How the hourly plan takes the forecasts' bands into account."
+        "scenarios", description="How the hourly plan takes the forecasts' bands into account."
     )
+    dispatch_apply: bool = Field(False, description="Apply every new hourly plan: the outbox commands its devices.")
     dispatch_approval_kw: float | None = Field(
         None,
         ge=0,

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from energy_cloud_dagster.adapters.tables import actual, command, command_event
+from energy_cloud_dagster.adapters.allocations import FOLLOWER
+from energy_cloud_dagster.adapters.tables import actual, allocation, allocation_item, command, command_event
 
 # -- read
 
@@ -25,8 +26,14 @@ class CommandInForce(NamedTuple):
 def in_force(connection: sa.Connection, device_ids: Collection[str], now: datetime) -> dict[str, CommandInForce]:
     """Return the setpoints that devices had accepted by ``now`` and that are still valid then, by device.
 
-    The last command that a device accepted counts: after a release nothing is in force.
+    The last command that a device accepted counts: after a release nothing is in force. One that came of an hourly plan
+    does not hold the next plan, which replaces it.
     """
+    of_a_plan = sa.exists().where(
+        allocation_item.c.command_id == command.c.command_id,
+        allocation_item.c.allocation_id == allocation.c.allocation_id,
+        allocation.c.requested_by == FOLLOWER,
+    )
     accepted = (
         sa.select(command_event.c.command_id, sa.func.min(command_event.c.at).label("at"))
         .where(command_event.c.state.in_(("accepted", "done")), command_event.c.at <= now)
@@ -35,7 +42,7 @@ def in_force(connection: sa.Connection, device_ids: Collection[str], now: dateti
         .subquery("accepted")
     )
     newest = (
-        sa.select(command.c.device_id, command.c.payload, command.c.valid_until)
+        sa.select(command.c.device_id, command.c.payload, command.c.valid_until, of_a_plan.label("of_a_plan"))
         .ext(distinct_on(command.c.device_id))
         .join(accepted, accepted.c.command_id == command.c.command_id)
         .where(command.c.device_id.in_(list(device_ids)), command.c.kind == "command", command.c.created_at <= now)
@@ -44,7 +51,7 @@ def in_force(connection: sa.Connection, device_ids: Collection[str], now: dateti
     return {
         row.device_id: CommandInForce(row.device_id, float(row.payload["value"]), row.valid_until)
         for row in connection.execute(newest)
-        if row.payload.get("type") == "setpoint" and row.valid_until > now
+        if row.payload.get("type") == "setpoint" and row.valid_until > now and not row.of_a_plan
     }
 
 

@@ -58,6 +58,8 @@ class Outbox:
         stop: threading.Event | None = None,
         wake: threading.Event | None = None,
         watchdog: timedelta = DEFAULT_WATCHDOG,
+        applies_plans: bool = False,
+        approval_kw: float | None = None,
     ) -> None:
         self.stop = stop or threading.Event()
         self.wake = wake or threading.Event()
@@ -65,7 +67,7 @@ class Outbox:
         self._link = link
         self._retry = retry
         self._writer = Writer(engine, self.stop)
-        self._following = Following(self._writer, watchdog)
+        self._following = Following(self._writer, watchdog, applies_plans=applies_plans, approval_kw=approval_kw)
 
     def run(self) -> None:
         """Publish, hear and expire; returns on ``stop``, raises ``BrokerUnavailable`` where the connection is lost."""
@@ -189,7 +191,16 @@ def run(
                         log.info("outbox_ready", broker=str(broker), client_id=name)
                         if on_ready is not None:
                             on_ready()
-                        outbox = Outbox(engine, link, retry, stop=stop, wake=wake, watchdog=watchdog)
+                        outbox = Outbox(
+                            engine,
+                            link,
+                            retry,
+                            stop=stop,
+                            wake=wake,
+                            watchdog=watchdog,
+                            applies_plans=settings.dispatch_apply,
+                            approval_kw=settings.dispatch_approval_kw,
+                        )
                         outbox.totals = totals
                         outbox.run()
                     if stop.is_set():

@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import allocations, commands, vpp_registry
+from energy_cloud_dagster.adapters import allocations, commands, plan_allocations, plans, vpp_registry
+from energy_cloud_dagster.adapters.plans import PlanRow, SetpointRow
 from energy_cloud_dagster.adapters.tables import market_registry, region
 from energy_cloud_dagster.adapters.vpp_registry import NewResource
+from energy_cloud_dagster.domain.commands import Instruction
 from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Span
 from energy_cloud_dagster.services.following import Following
 from energy_cloud_dagster.services.storing import Writer
@@ -80,3 +82,74 @@ def test_silence_before_it_listened_is_nobody_s(engine: sa.Engine, vpp_id: str) 
     assert done["fallen_back"] >= 1
     assert asked(engine, vpp_id) == [(60, "test"), (0, "watchdog")]
     assert following.pause_seconds <= WATCHDOG.total_seconds()
+
+
+def planned(
+    engine: sa.Engine, vpp_id: str, start: datetime, resources: dict[str, tuple[str, float, float | None]]
+) -> None:
+    """Store a plan of two hours: {resource: (type, kW in both, kW that it could give or None)}."""
+    issued = start + timedelta(minutes=5)
+    solution = {"allocation": []}
+    row = PlanRow(vpp_id, issued, start, "lp", "completed", 0.0, 0.0, None, {}, solution, uuid.uuid4().hex)
+    steps = [
+        SetpointRow(vpp_id, issued, name, start + index * timedelta(hours=1), kind, kw, allowed, None, 0.1)
+        for name, (kind, kw, allowed) in resources.items()
+        for index in range(2)
+    ]
+    with engine.begin() as connection:
+        plans.replace_plan(connection, row, steps, run_id=None)
+
+
+def taken_up(engine: sa.Engine, now: datetime, approval_kw: float | None = None) -> list[str]:
+    with engine.begin() as connection:
+        return [each.state for each in plan_allocations.take_up(connection, now, approval_kw)]
+
+
+def test_a_new_plan_is_applied_once_and_curtails_only_where_it_means_to(engine: sa.Engine, vpp_id: str) -> None:
+    now = datetime.now(UTC)
+    start = now.replace(minute=0, second=0, microsecond=0)
+    with engine.begin() as connection:
+        more = [NewResource("solar", 50.0, {}, "SUN"), NewResource("wind", 80.0, {}, "WIND")]
+        vpp_registry.create_resources(connection, vpp_id, more, actor="test", now=now, simulated=True)
+    planned(
+        engine,
+        vpp_id,
+        start,
+        {
+            "CHP": ("chp", 40.0, None),
+            "SUN": ("solar", 20.0, 20.0),
+            "WIND": ("wind", 10.0, 60.0),
+            "TIE": ("grid", 5.0, None),
+        },
+    )
+    later = start + timedelta(minutes=59)
+    following = Following(
+        Writer(engine, threading.Event()), timedelta(hours=1), applies_plans=True, clock=lambda: later
+    )
+    assert following.work()["taken_up"] == 1
+    assert taken_up(engine, later) == [], "it was taken up already"
+    with engine.connect() as connection:
+        standing = allocations.standing(connection, vpp_id, later)
+    assert {name: each.item.setpoint_kw for name, each in standing.items()} == {"CHP": 40.0, "SUN": 50.0, "WIND": 10.0}
+    assert asked(engine, vpp_id)[-1] == (40.0, allocations.FOLLOWER)
+
+
+def test_a_plan_that_asks_for_much_waits_and_a_person_s_command_is_left_alone(engine: sa.Engine, vpp_id: str) -> None:
+    now = datetime.now(UTC)
+    start = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    planned(engine, vpp_id, start, {"CHP": ("chp", 40.0, None)})
+    assert taken_up(engine, now, approval_kw=39.0) == ["waiting"]
+    assert asked(engine, vpp_id) == [(60.0, "test")], "nobody has approved it"
+    with engine.begin() as connection:
+        wanted = Instruction("setpoint", 99.0, "kW")
+        until = now + timedelta(hours=3)
+        commands.enqueue(connection, f"{vpp_id}-CHP", wanted, requested_by="anna", now=now, valid_until=until)
+    planned(engine, vpp_id, start + timedelta(hours=1), {"CHP": ("chp", 41.0, None)})
+    assert taken_up(engine, start + timedelta(hours=1, minutes=59)) == []
+    assert asked(engine, vpp_id)[-1] == (99.0, "anna")
+
+
+def test_an_old_plan_is_not_taken_up(engine: sa.Engine, vpp_id: str) -> None:
+    now = datetime.now(UTC)
+    planned(engine, vpp_id, now - timedelta(hours=3), {"CHP": ("chp", 40.0, None)})
+    assert taken_up(engine, now) == []
