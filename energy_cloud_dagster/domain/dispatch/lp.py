@@ -33,6 +33,8 @@ def _nothing() -> Floats:
 #: HiGHS's numbers of the primal simplex method, and of devex pricing, which is quicker below so many columns.
 _PRIMAL: Final = 4
 _DEVEX, _SMALL = 1, 2_000
+#: From so many steps and columns on, stores that seldom are full or empty make the simplex method slower than IPX.
+_LONG, _WIDE = 1_000, 20_000
 
 
 class SolverFailed(EnergyCloudError):
@@ -81,14 +83,12 @@ def run(
         return Raw("infeasible")
     if not matrices.cost.size:
         possible = (matrices.row_lower <= 0).all() and (matrices.row_upper >= 0).all()
-        return (
-            Raw("optimal", 0.0, row_duals=np.zeros(matrices.row_lower.size), bound=0.0)
-            if possible
-            else Raw("infeasible")
-        )
+        nothing = Raw("optimal", 0.0, row_duals=np.zeros(matrices.row_lower.size), bound=0.0)
+        return nothing if possible else Raw("infeasible")
     spent = 0.0
     # Presolve costs a linear programme of this kind more than it saves; with integers it pays.
     first, second = ("on", "off") if presolve or matrices.integer is not None else ("off", "on")
+    interior = basis is None and matrices.integer is None and _long(matrices)
     for setting in (first, second):
         left = None if time_limit is None else max(time_limit - spent, 0.0)
         # Not threads=1: HiGHS refuses a count that differs from the one its process-wide scheduler started with.
@@ -102,6 +102,8 @@ def run(
         )
         if primal and basis is not None:
             solver.optionsDict["simplex_strategy"] = _PRIMAL
+        if interior:
+            solver.optionsDict["solver"] = "ipm"
         if matrices.cost.size < _SMALL:
             solver.optionsDict["simplex_dual_edge_weight_strategy"] = _DEVEX
         call = _Call(matrices, basis)
@@ -112,8 +114,13 @@ def run(
         if raw is not None:
             return raw
         spent += call.solverModel.getRunTime()
-        basis = None
+        basis, interior = None, False
     raise SolverFailed(f"the solver stopped without an answer: {call.solverModel.getModelStatus()}")
+
+
+def _long(matrices: Matrices) -> bool:
+    _, shape = matrices.rows.get("stored", (0, (0,)))
+    return shape[-1] >= _LONG and matrices.cost.size >= _WIDE
 
 
 def widened(basis: Any, columns: IntArray, had_columns: BoolArray, rows: IntArray, had_rows: BoolArray) -> Any:
