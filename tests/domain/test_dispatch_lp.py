@@ -638,8 +638,10 @@ def test_a_conflict_of_too_many_resources_names_their_kind(monkeypatch: pytest.M
     stores = [{**BATTERY, "id": f"B{n}", "capacity": 100 + n, "endSoc": 1, "efficiency": 1} for n in range(10)]
     document = {"demand": [0, 0], "resources": [*stores, {"type": "wind", "capacity": 490}], "strict": True}
     assert plan(**document)["conflict"] == ["demand", *(f"B{n}.endSoc" for n in range(10))]
-    monkeypatch.setattr(conflict_search, "_WORK", 1.0)
-    assert plan(**document)["conflict"] == ["demand", "endSoc"]
+    for limit, least in (("_NAMED", 9), ("_WORK", 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(conflict_search, limit, least)
+            assert plan(**document)["conflict"] == ["demand", "endSoc"]
 
 
 def test_a_must_run_unit_without_an_outlet_is_impossible_even_when_goals_are_soft() -> None:

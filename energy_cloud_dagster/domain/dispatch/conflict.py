@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -15,10 +15,10 @@ from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Problem
 
-Infeasible = Callable[[Iterable[str]], bool]
-
-#: Simplex iterations times rows, some seconds of them, after which a conflict names kinds of limits, not resources.
-_WORK: Final = 5e8
+#: A conflict of more resources than these names kinds of limits instead: nobody relaxes two hundred of them by hand.
+_NAMED: Final = 12
+#: The same after so many simplex iterations, which take about half a minute.
+_WORK: Final = 1_000_000
 
 
 class _Spent(Exception):
@@ -30,16 +30,16 @@ def smallest_conflict(problem: Problem, switches: Switches) -> tuple[str, ...]:
 
     ``switches`` are those under which the problem was found infeasible. Constraints of the whole plan are tried by
     growing number, so that as few as possible are named; of the resources' own, a set is returned from which none can
-    be left out (QuickXplain, U. Junker, AAAI 2004), first by kind and then by resource. Where telling hundreds of
-    resources apart would take minutes, or the problem's time limit is over, a kind stands for all of them (``endSoc``).
-    Capacities and availabilities are facts, not constraints.
+    be left out (QuickXplain, U. Junker, AAAI 2004), first by kind and then by resource. Where it would name more than a
+    dozen resources or take minutes to tell them apart, or the problem's time limit is over, a kind stands for all of
+    them (``endSoc``). Capacities and availabilities are facts, not constraints.
     """
     plan_wide = [name for name, asked in _plan_wide(problem) if asked]
     kinds = _kinds(problem)
     search = _Search(problem, switches, frozenset(plan_wide), kinds)
     try:
-        chosen = _chosen(plan_wide, kinds, search.infeasible)
-        needed = _explain(frozenset(chosen), list(kinds), search.infeasible)
+        chosen = _chosen(plan_wide, kinds, search)
+        needed = _explain(frozenset(chosen), list(kinds), search)
     except _Spent:
         return (*plan_wide, *kinds)
     places = {name: place for kind in needed for name, place in kinds[kind].items()}
@@ -47,15 +47,15 @@ def smallest_conflict(problem: Problem, switches: Switches) -> tuple[str, ...]:
         # in the order of the document
         members = sorted(places, key=places.__getitem__)
         search.limited = True
-        return (*chosen, *_explain(frozenset(chosen), members, search.infeasible))
+        return (*chosen, *_explain(frozenset(chosen), members, search))
     except _Spent:
         return (*chosen, *needed)
 
 
-def _chosen(plan_wide: list[str], kinds: Iterable[str], infeasible: Infeasible) -> tuple[str, ...]:
+def _chosen(plan_wide: list[str], kinds: Iterable[str], search: _Search) -> tuple[str, ...]:
     for size in range(len(plan_wide) + 1):
         for chosen in combinations(plan_wide, size):
-            if infeasible((*chosen, *kinds)):
+            if search.infeasible((*chosen, *kinds)):
                 return chosen
     raise SolverFailed("the solver found the problem impossible, then each of its constraints possible")
 
@@ -68,8 +68,8 @@ class _Search:
     ) -> None:
         self._problem, self._switches, self._kinds = problem, switches, kinds
         self._every = plan_wide.union(*kinds.values())
-        self._work, self._seconds = 0.0, 0.0
-        #: whether the work counts that is done from now on
+        self._seconds, self._work, self._needed = 0.0, 0, 0
+        #: whether the work counts that is done from now on, and what is found to be needed
         self.limited = False
 
     def infeasible(self, names: Iterable[str]) -> bool:
@@ -90,13 +90,19 @@ class _Search:
             raw = self._run(matrices)
         return raw.status == "infeasible"
 
+    def needs_one_more(self) -> None:
+        """Count a constraint that cannot be left out."""
+        self._needed += self.limited
+        if self._needed > _NAMED:
+            raise _Spent
+
     def _run(self, matrices: Matrices, **options: Any) -> Raw:
         raw = lp.run(matrices, time_limit=self._problem.time_limit, **options)
         if raw.status == "unknown":
             raise _Spent
         self._seconds += raw.seconds
         if self.limited:
-            self._work += raw.iterations * matrices.row_lower.size
+            self._work += raw.iterations
         return raw
 
 
@@ -128,16 +134,17 @@ def _kinds(problem: Problem) -> dict[str, dict[str, int]]:
     }
 
 
-def _explain(background: frozenset[str], names: list[str], infeasible: Infeasible) -> list[str]:
+def _explain(background: frozenset[str], names: list[str], search: _Search) -> list[str]:
     """Return a part of ``names`` that conflicts with ``background`` and from which nothing can be left out."""
-    if not names or infeasible(background):
+    if not names or search.infeasible(background):
         return []
-    return _split(background, names, infeasible)
+    return _split(background, names, search)
 
 
-def _split(background: frozenset[str], names: list[str], infeasible: Infeasible) -> list[str]:
+def _split(background: frozenset[str], names: list[str], search: _Search) -> list[str]:
     if len(names) == 1:
+        search.needs_one_more()
         return names
     first, second = names[: len(names) // 2], names[len(names) // 2 :]
-    needed = _explain(background | frozenset(first), second, infeasible)
-    return _explain(background | frozenset(needed), first, infeasible) + needed
+    needed = _explain(background | frozenset(first), second, search)
+    return _explain(background | frozenset(needed), first, search) + needed
