@@ -147,7 +147,7 @@ def test_a_hedge_says_what_each_future_would_cost() -> None:
     ahead = outlook(problem, 15.0, 0.3)
     bad, middle, good = hedged([replace(one, problem=patient(one.problem)) for one in futures_of(problem, ahead)])
     assert good.cost < middle.cost < bad.cost
-    assert f"{bad.cost:,.0f}" in solve_outlook(problem, ahead, "scenarios").explanation[-1]
+    assert f"{bad.cost:,.0f}" in solve_outlook(problem, ahead, "scenarios").explanation[0]
 
 
 def test_a_margin_leaves_the_first_step_as_foreseen() -> None:
@@ -215,7 +215,7 @@ def test_where_a_strict_problem_has_no_plan_for_the_bad_future_the_middle_answer
     solution = solve_outlook(problem, outlook(problem, 35.0, 0.5), "scenarios")
     assert solution.status == "completed"
     assert solution.cost == pytest.approx(solve(problem).cost, rel=1e-6)
-    assert "no plan holds in every future" in solution.explanation[-1].lower()
+    assert "no plan holds in every future" in solution.explanation[0].lower()
 
 
 def test_a_time_limit_without_a_plan_says_so() -> None:

@@ -169,4 +169,5 @@ def _at_its_cost(problem: Problem, outcome: Outcome) -> Outcome:
 
 
 def _saying(solution: Solution, text: str) -> Solution:
-    return replace(solution, explanation=(*solution.explanation, text))
+    # first, for it is why the first step may look dear for the future that is shown
+    return replace(solution, explanation=(text, *solution.explanation))
