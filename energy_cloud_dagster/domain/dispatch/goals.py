@@ -24,7 +24,7 @@ from energy_cloud_dagster.domain.dispatch.flows import (
 )
 from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import GOALS, Goal, Matrices, Switches, build
-from energy_cloud_dagster.domain.dispatch.pairs import NOTHING, Pairs, directions, netted, overlaps
+from energy_cloud_dagster.domain.dispatch.pairs import NOTHING, Pairs, directions, netted, overlaps, with_paying_ties
 from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
 
 __all__ = ["Impossible", "Outcome", "SolverFailed", "optimise"]
@@ -134,7 +134,7 @@ class _Search:
         return self._mixed(seen)
 
     def _mixed(self, seen: Pairs) -> _Found | Impossible:
-        problem, pairs = self._problem, seen.either()
+        problem, pairs = self._problem, with_paying_ties(self._problem, seen.either())
         while True:
             self.parted |= bool(pairs.stores.any())
             mixed = self._solved(Switches(stores=pairs.stores, ties=pairs.ties))
@@ -143,7 +143,7 @@ class _Search:
             more = overlaps(problem, mixed.flows)
             if more is None:
                 break
-            pairs = pairs.or_else(more.either())
+            pairs = with_paying_ties(problem, pairs.or_else(more.either()))
         # prices are those of the linear programme with the integers fixed
         every = directions(problem, mixed.flows)
         for fixed in (every.within(pairs), every):

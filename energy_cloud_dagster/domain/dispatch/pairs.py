@@ -87,6 +87,17 @@ def directions(problem: Problem, flows: Flows) -> Pairs:
     )
 
 
+def with_paying_ties(problem: Problem, pairs: Pairs) -> Pairs:
+    """Add, where integers hold a tie at all, every step in which it would earn from import and export at once.
+
+    They would come to overlap one after the other, each for another solve.
+    """
+    held = (pairs.ties != FREE).any(axis=1, keepdims=True)
+    # nan, where nothing may be exported, compares as false
+    paying = held & (problem.ties.cost < problem.ties.export_price) & (problem.ties.capacity > 0)
+    return Pairs(pairs.stores, np.where(paying & (pairs.ties == FREE), np.int8(EITHER), pairs.ties))
+
+
 def _direction(supplies: BoolArray) -> Directions:
     return np.where(supplies, np.int8(SUPPLIES), np.int8(DRAWS))
 
