@@ -750,10 +750,16 @@ def test_a_week_of_five_minutes_has_one_optimum_by_either_method(monkeypatch: py
     assert interior.cost == pytest.approx(simplex.cost, rel=1e-8)
 
 
-def test_a_plan_that_the_time_limit_cut_short_says_how_good_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    units = [{**CHP, "id": f"C{n}", "capacity": 30 + n, "minPower": 20, "costPerKWh": 0.1 + n / 90} for n in range(6)]
-    grid = {"type": "grid", "capacity": 100, "costPerKWh": 0.3}
-    document = {"demand": [55, 90, 130, 75, 20], "resources": [*units, grid]}
+UNITS = [{**CHP, "id": f"C{n}", "capacity": 30 + n, "minPower": 20, "costPerKWh": 0.1 + n / 90} for n in range(6)]
+SUN = {"type": "solar", "capacity": 80, "costPerKWh": 0.05}
+BOTH_WAYS = {"type": "grid", "capacity": 100, "costPerKWh": 0.3, "exportPrice": [0.32, 0.1, 0.36, 0.31, 0.33]}
+
+
+@pytest.mark.parametrize("resources", [[*UNITS, {**BOTH_WAYS, "exportPrice": 0.2}], [BATTERY, SUN, BOTH_WAYS]])
+def test_a_plan_that_the_time_limit_cut_short_says_how_good_it_is(
+    monkeypatch: pytest.MonkeyPatch, resources: list[dict[str, Any]]
+) -> None:
+    document = {"demand": [55, 90, 130, 75, 20], "resources": resources}
     best = optimise(parse_problem(document))
     solve_arrays = lp.run
 

@@ -96,6 +96,8 @@ class _Search:
         self._short = not problem.strict and _out_of_reach(problem)
         #: whether integers kept the flows of stores apart
         self.parted = False
+        #: the least cost that integers leave possible
+        self._bound = -np.inf
 
     def outcome(self) -> Outcome | Impossible:
         try:
@@ -120,14 +122,13 @@ class _Search:
         if pairs is None and on is None:
             return relaxed
         seen = pairs or _free(problem)
-        trial = relaxed
         for _ in range(_ATTEMPTS):
             found = self._solved(_held(on, seen), grace=not relaxed.proven)
             if isinstance(found, Impossible) or not _as_good(found, relaxed):
                 break
-            trial, more = found, overlaps(problem, found.flows)
+            more = overlaps(problem, found.flows)
             if more is None:
-                return replace(trial, proven=relaxed.proven)
+                return replace(found, proven=relaxed.proven)
             seen = more.or_else(seen)
         if not relaxed.proven:
             raise _Expired
@@ -140,6 +141,7 @@ class _Search:
             mixed = self._solved(Switches(stores=pairs.stores, ties=pairs.ties))
             if isinstance(mixed, Impossible):
                 return mixed
+            self._bound = max(self._bound, mixed.raw.bound)
             more = overlaps(problem, mixed.flows)
             if more is None:
                 break
@@ -173,7 +175,7 @@ class _Search:
         gap: float | None = 0.0
         if not found.proven:
             gap = None
-            bound, objective = relaxed.raw.bound, found.raw.objective
+            bound, objective = max(relaxed.raw.bound, self._bound), found.raw.objective
             if np.isfinite(bound) and _same_goals(found, relaxed):
                 gap = max(objective - bound, 0.0) / max(abs(objective), NOTHING)
         return Outcome(flows, duals, found.shortfalls, cost, optimal=found.proven, gap=gap)
