@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -787,6 +788,14 @@ def test_a_time_limit_that_leaves_no_plan_is_an_error() -> None:
 
 def batteries(count: int) -> list[dict[str, Any]]:
     return [{**BATTERY, "id": f"B{n}", "costPerKWh": n / 1000} for n in range(count)]
+
+
+def test_plans_found_at_once_are_those_found_alone() -> None:
+    problems = [parse_problem({"demand": [70] * 24, "resources": [*UNITS[:n], *batteries(n), SUN]}) for n in (1, 2, 3)]
+    alone = [repr(solve(problem).to_document()) for problem in problems]
+    with ThreadPoolExecutor(3) as pool:
+        at_once = [repr(solution.to_document()) for solution in pool.map(solve, problems * 3)]
+    assert at_once == alone * 3
 
 
 @settings(modest, max_examples=10)
