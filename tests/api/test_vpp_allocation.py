@@ -160,7 +160,12 @@ def test_the_status_is_what_devices_report_and_how_far_they_are_from_it(
         ([entry("SUN", 1), entry("SUN", 2)], "/allocation/1/resourceId", "twice"),
         ([entry("MOON", 1)], "/allocation/0/resourceId", "no resource MOON"),
         ([entry("SUN", 1, type="wind")], "/allocation/0/type", "type solar"),
-        ([entry("SUN", "much")], "/allocation/0/output/", ""),
+        ([entry("SUN", "5")], "/allocation/0/output", "number"),
+        ([entry("SUN", True)], "/allocation/0/output", "number"),
+        ([entry("SUN", [1, None])], "/allocation/0/output/1", "number"),
+        ([entry("SUN", {"kW": 1})], "/allocation/0/output", "number"),
+        ([entry("SUN", [])], "/allocation/0/output", "not 0"),
+        ([entry("SUN", [0] * 35_137)], "/allocation/0/output", "not 35,137"),
         ([{"resourceId": "SUN"}], "/allocation/0/output", ""),
     ],
 )
@@ -184,7 +189,8 @@ def test_not_a_number_and_both_ways_to_say_it_are_refused(operator: Client, vpp_
     assert answer.status_code == 422
     for document in ({}, {"allocation": [entry("SUN", 1)], "optimizationId": "x"}):
         assert operator.post(f"/v1/vpp/{vpp_id}/allocation", document).status_code == 422
-    assert operator.post(f"/v1/vpp/{vpp_id}/allocation", {"optimizationId": "x"}).status_code == 404
+    for name in ("x", "\0"):
+        assert operator.post(f"/v1/vpp/{vpp_id}/allocation", {"optimizationId": name}).status_code == 404
     assert operator.post("/v1/vpp/VPP-000/allocation", {"allocation": [entry("SUN", 1)]}).status_code == 404
 
 
@@ -206,6 +212,23 @@ def test_an_optimisation_is_applied_by_its_id_and_an_impossible_one_is_not(
     assert to_come.json()["errors"][0]["pointer"] == "/start"
     over = {"optimizationId": kept.optimization_id, "start": (now - 61 * MINUTE).isoformat()}
     assert operator.post(path, over).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("minutes", "begins", "says"), [(7.5, timedelta(), "7.5 minutes"), (60, 30 * MINUTE, "apply it from then on")]
+)
+def test_an_optimisation_that_cannot_be_followed_as_it_is_is_not_applied(
+    operator: Client, vpp_id: str, minutes: float, begins: timedelta, says: str
+) -> None:
+    start = datetime.now(UTC) + begins
+    body = {"demand": [900, 900], "stepMinutes": minutes, "start": start.isoformat()}
+    made = operator.post(f"/v1/vpp/{vpp_id}/optimize", body).json()
+    path = f"/v1/vpp/{vpp_id}/allocation"
+    answer = operator.post(path, {"optimizationId": made["id"]})
+    assert answer.status_code == 409
+    assert says in answer.json()["detail"]
+    now = {"optimizationId": made["id"], "start": datetime.now(UTC).isoformat(), "stepMinutes": 60}
+    assert operator.post(path, now).status_code == 200
 
 
 def test_the_same_request_is_done_once(operator: Client, vpp_id: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 from starlette.responses import Response
 
 from energy_cloud_dagster.adapters import allocations, optimizations, vpp_status, vpps
@@ -25,6 +25,7 @@ from energy_cloud_dagster.api.values import Document, Moment, Page, absent, fini
 from energy_cloud_dagster.domain.commands import State
 from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Conduct, Span, Target, checked
 from energy_cloud_dagster.domain.errors import Conflict, InvalidInput, NotFound
+from energy_cloud_dagster.domain.intervals import rfc3339
 
 router = APIRouter(prefix="/v1/vpp", tags=["vpp"])
 
@@ -34,6 +35,10 @@ AllocationId = Annotated[str, Path(alias="allocationId", max_length=64)]
 _APPROVES = "admin"
 
 
+#: What it says is judged with the resource that it is for, which names the place of a fault.
+_PER_STEP = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}]}
+
+
 class Allocated(Document):
     """The setpoints of one resource, as `optimize` answers them; other members of its answer may stay."""
 
@@ -41,7 +46,7 @@ class Allocated(Document):
 
     resource_id: str = Field(max_length=128)
     type: str | None = None
-    output: float | list[float] = Field(
+    output: Annotated[Any, WithJsonSchema(_PER_STEP)] = Field(
         description="kW, or one value for each step. Storage: discharge positive; grid: import positive."
     )
 
@@ -312,15 +317,20 @@ def _entries(
     if wanted.allocation is not None:
         entries = [each.model_dump(by_alias=True) for each in wanted.allocation]
         return entries, Span(wanted.start or now, wanted.step_minutes or 60, 1)
-    found = optimizations.get(connection, vpp_id, str(wanted.optimization_id))
+    name = str(wanted.optimization_id)
+    found = optimizations.get(connection, vpp_id, name) if name.isprintable() else None
     if found is None:
         raise NotFound(f"VPP {vpp_id} has no optimisation {wanted.optimization_id}")
     if found.answer["status"] != "completed":
         raise Conflict("this optimisation found no plan, so that there is nothing to apply")
     begins = next((each.get("start") for each in found.answer.get("steps", ())), None)
     start = wanted.start or (now if begins is None else datetime.fromisoformat(begins))
-    minutes = wanted.step_minutes or int(found.problem.get("stepMinutes", 60))
-    return found.answer["allocation"], Span(start, minutes, 1)
+    if start > now:
+        raise Conflict(f"the first step of this optimisation begins at {rfc3339(start)}; apply it from then on")
+    minutes = wanted.step_minutes or found.problem.get("stepMinutes", 60)
+    if minutes != int(minutes):
+        raise Conflict(f"the steps of this optimisation have {minutes:g} minutes; only whole ones can be followed")
+    return found.answer["allocation"], Span(start, int(minutes), 1)
 
 
 def _devices(resources: dict[str, VppResource], assignments: Sequence[Assignment]) -> dict[str, tuple[str, str | None]]:

@@ -25,6 +25,8 @@ _TOLERANCE: Final = 1e-6
 #: A device follows when it is within this of its setpoint, or within this share of its capacity.
 _NEAR_KW: Final = 1.0
 _NEAR_SHARE: Final = 0.01
+#: As many as a plan has: a year of quarter hours.
+MAX_STEPS: Final = 35_136
 
 
 class Target(NamedTuple):
@@ -89,12 +91,15 @@ def checked(entries: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> 
             raise InvalidInput(f"resource {name} is of type {target.type}", pointer=f"{at}/type")
         given = entry.get("output")
         several = isinstance(given, list | tuple)
+        steps: Sequence[object] = given if isinstance(given, list | tuple) else [given]
+        if not 1 <= len(steps) <= MAX_STEPS:
+            raise InvalidInput(f"output has 1 to {MAX_STEPS:,} steps, not {len(steps):,}", pointer=f"{at}/output")
         outputs = tuple(
             _taken(target, value, f"{at}/output/{step}" if several else f"{at}/output")
-            for step, value in enumerate(given if isinstance(given, list | tuple) else [given])
+            for step, value in enumerate(steps)
         )
         first = next(iter(found.values())).outputs if found else outputs
-        if not outputs or len(outputs) != len(first):
+        if len(outputs) != len(first):
             raise InvalidInput(
                 f"output has {len(outputs)} steps where the first resource has {len(first)}", pointer=f"{at}/output"
             )
