@@ -177,6 +177,7 @@ SOLAR = {"type": "solar", "capacity": 1}
         (SOLAR | {"colour": "blue"}, "/colour"),
         (SOLAR | {"availability": 1.5}, "/availability"),
         (SOLAR | {"id": "a/b"}, "/id"),
+        (SOLAR | {"id": ".."}, "/id"),
         (SOLAR | {"id": "x" * 61}, "/id"),
         (SOLAR | {"location": {"lat": 91, "lng": 0}}, "/location/lat"),
         (SOLAR | {"deviceId": "NO-SUCH"}, "/deviceId"),
@@ -204,6 +205,8 @@ def test_clashing_ids_are_all_named(operator: Client) -> None:
     [
         ({"name": "x"}, "/capacity"),
         (NEW | {"capacity": -1}, "/capacity"),
+        (NEW | {"capacity": 1e300}, "/capacity"),
+        (NEW | {"id": "."}, "/id"),
         (NEW | {"name": "\x00"}, "/name"),
         (NEW | {"name": " "}, "/name"),
         (NEW | {"id": "a b"}, "/id"),

@@ -179,6 +179,20 @@ def test_bad_input_is_pointed_at(
     assert says in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("text", "pointer"),
+    [
+        ('"id": "a\\u0000"', "/id"),
+        ('"metadata": {"a": ["b", "\\ud800"]}', "/metadata/a/1"),
+        ('"availability": {"\\udfff": 1}', "/availability"),
+    ],
+)
+def test_text_that_cannot_be_kept_is_pointed_at(operator: Client, plant: str, text: str, pointer: str) -> None:
+    body, headers = f'{{"demand": 1, {text}}}', {"content-type": "application/json"}
+    answer = operator("POST", f"/v1/vpp/{plant}/optimize", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
 def test_a_demand_that_is_no_number_is_refused(operator: Client, plant: str) -> None:
     body, headers = b'{"demand": NaN}', {"content-type": "application/json"}
     answer = operator("POST", f"/v1/vpp/{plant}/optimize", content=body, headers=headers)

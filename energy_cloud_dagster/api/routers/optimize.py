@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,8 @@ OptimizationId = Annotated[str, Path(alias="optimizationId", max_length=64)]
 _SOLVES: Final = anyio.CapacityLimiter(max(1, os.cpu_count() or 1))
 #: Fields of a request that are no part of the problem as such.
 _OURS: Final = frozenset({"availability", "resources"})
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 PerStep = float | list[float]
 
@@ -215,6 +218,7 @@ def _stated(
     """Return the dispatch problem that ``body`` asks for, as a document and as ``Problem``."""
     from energy_cloud_dagster.domain.dispatch import parse_problem
 
+    _require_storable(body)
     plant = find(connection, caller, vpp_id)
     resources = vpp_problem.dispatchable(connection, plant)
     overrides, places = _overrides(body, {each.resource_id: each for each in resources}, vpp_id)
@@ -249,6 +253,22 @@ def _stated(
         raise InvalidInput("the steps reach past the year 9999", pointer="/start") from None
     except InvalidInput as error:
         raise _pointed(error, registered, places) from None
+
+
+def _require_storable(body: Mapping[str, Any]) -> None:
+    """Refuse text that no database keeps and no answer carries: NUL, and half of a surrogate pair."""
+    left: list[tuple[str, Any]] = [("", body)]
+    while left:
+        pointer, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}", each) for name, each in value.items()]
+        elif isinstance(value, list):
+            left += [
+                (f"{pointer}/{place}", each) for place, each in enumerate(value) if isinstance(each, str | list | dict)
+            ]
+        texts: Iterable[Any] = value if isinstance(value, dict) else (value,)
+        if any(isinstance(text, str) and _UNSTORABLE.search(text) for text in texts):
+            raise InvalidInput("text with a NUL or a lone surrogate cannot be kept", pointer=pointer)
 
 
 def _overrides(

@@ -17,6 +17,7 @@ from energy_cloud_dagster.api.paging import Paged
 from energy_cloud_dagster.api.routers.vpp_answers import Location, Number, VppDocument, documents, find
 from energy_cloud_dagster.api.security import Caller, needs, utc_now
 from energy_cloud_dagster.api.values import Document, Moment, Page
+from energy_cloud_dagster.domain.dispatch.fields import MOST
 from energy_cloud_dagster.domain.errors import InvalidInput, NotFound
 
 router = APIRouter(prefix="/v1/vpp", tags=["vpp"])
@@ -39,7 +40,9 @@ class NewVpp(Document):
 
     id: Label | None = Field(None, description="Chosen where absent; it is part of topics and stays for good.")
     name: Label = Field(examples=["Test VPP"])
-    capacity: Number = Field(ge=0, examples=[10000], description="Nominal power, and that of its grid connection.")
+    capacity: Number = Field(
+        ge=0, le=MOST, examples=[10000], description="Nominal power, and that of its grid connection."
+    )
     unit: Literal["kW"] = "kW"
     location: Location | None = None
     region: Label | None = Field(None, description="Id or alias; ENERGY_CLOUD_REGION where absent.")

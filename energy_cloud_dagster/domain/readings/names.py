@@ -23,6 +23,8 @@ def topic_safe(name: str) -> bool:
         and name.isprintable()
         and not any(letter.isspace() or letter in _SPECIAL for letter in name)
         and not name.startswith("$")
+        # a client takes these two out of an address before it asks
+        and name not in {".", ".."}
         and name not in RESERVED
     )
 
@@ -34,6 +36,6 @@ def require_topic_safe(name: str, what: str, pointer: str) -> None:
     if not topic_safe(name):
         raise InvalidInput(
             f"{shown(name)} cannot be a {what}: use 1 to {MAX_NAME_LENGTH} printable characters without spaces, "
-            "without / + # : and without $ in front",
+            "without / + # : and without $ in front, and neither . nor ..",
             pointer=pointer,
         )
