@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -12,7 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from energy_cloud_dagster.domain.errors import Conflict, EnergyCloudError, InvalidInput, NotFound, PartUnavailable
 
@@ -57,6 +60,31 @@ class ProblemResponse(JSONResponse):
 
     media_type = PROBLEM_JSON
 
+    def render(self, content: Any) -> bytes:
+        """Return the document as UTF-8; a lone surrogate that a caller sent is shown as a question mark."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
+
+
+class _Oversized:
+    """Makes a problem document of the plain text with which a body that is too large is refused."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replaced = False
+
+        async def told(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                replaced = not Headers(raw=message["headers"]).get("content-type", "").startswith(PROBLEM_JSON)
+                if replaced:
+                    await problem(413, "the body is too large; send less at a time")(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self.app(scope, receive, told)
+
 
 def problem(
     status: int,
@@ -83,6 +111,9 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Make every error of ``app`` a problem document, unknown routes and unexpected failures included."""
+    # The limit is kept outside of all middleware that can be added.
+    limited = app.build_middleware_stack
+    app.build_middleware_stack = lambda: _Oversized(limited())  # type: ignore[method-assign]
     app.add_exception_handler(EnergyCloudError, _known)
     app.add_exception_handler(sa.exc.TimeoutError, _busy)
     app.add_exception_handler(RequestValidationError, _invalid)

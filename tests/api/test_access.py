@@ -169,6 +169,8 @@ def test_a_body_that_is_no_json_is_named(anyone: Client) -> None:
 def test_a_huge_body_is_refused(anyone: Client) -> None:
     answer = anyone("POST", "/v1/auth/login", content=b" " * 9_000_000, headers={"content-type": "application/json"})
     assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == 413
 
 
 def forged(settings: Settings, **changes: Any) -> str:
