@@ -14,19 +14,22 @@ def solve(problem: Problem) -> Solution:
 
     Goals in strict order: least unmet demand, least shortfall of ``minRenewable``, of ``maxCost``, least cost, and then
     the priorities. With ``strict`` the first three are hard. The same problem gives the same plan, bit for bit, on one
-    machine. Raises SolverFailed where ``time_limit`` ran out before there was any plan. The plan of the genetic
+    machine. All of it
+    keeps to ``time_limit``; raises SolverFailed where that ran out before there was any plan. The plan of the genetic
     algorithm, only for a problem whose ``solver`` asks for it, says by what share it costs more than the optimum.
     """
+    from energy_cloud_dagster.domain.dispatch.budget import Budget
     from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
     from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution, infeasible_solution
 
+    budget = Budget(problem.time_limit)
     if problem.solver == "ga":
         from energy_cloud_dagster.domain.dispatch import genetic
 
-        outcome = genetic.optimise(problem)
+        outcome = genetic.optimise(problem, budget=budget)
     else:
-        outcome = optimise(problem)
+        outcome = optimise(problem, budget=budget)
     if isinstance(outcome, Impossible):
-        return infeasible_solution(problem, smallest_conflict(problem, outcome.switches))
-    return completed_solution(problem, outcome)
+        return infeasible_solution(problem, smallest_conflict(problem, outcome.switches, budget))
+    return completed_solution(problem, outcome, budget)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch import lp, reduce
+from energy_cloud_dagster.domain.dispatch.budget import GRACE, Budget
 from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Problem
@@ -25,18 +26,19 @@ class _Spent(Exception):
     """The search took too long to go into detail; what it had so far is a conflict, but not the smallest one."""
 
 
-def smallest_conflict(problem: Problem, switches: Switches) -> tuple[str, ...]:
+def smallest_conflict(problem: Problem, switches: Switches, budget: Budget | None = None) -> tuple[str, ...]:
     """Return the names of constraints that conflict, such as ``("demand", "maxGridImport")`` or ``("BAT-1.endSoc",)``.
 
     ``switches`` are those under which the problem was found infeasible. Constraints of the whole plan are tried by
     growing number, so that as few as possible are named; of the resources' own, a set is returned from which none can
     be left out (QuickXplain, U. Junker, AAAI 2004), first by kind and then by resource. Where it would name more than a
-    dozen resources or take minutes to tell them apart, or the problem's time limit is over, a kind stands for all of
+    dozen resources or take minutes to tell them apart, or ``budget``, the problem's time limit by
+    default, is over, a kind stands for all of
     them (``endSoc``). Capacities and availabilities are facts, not constraints.
     """
     plan_wide = [name for name, asked in _plan_wide(problem) if asked]
     kinds = _kinds(problem)
-    search = _Search(problem, switches, frozenset(plan_wide), kinds)
+    search = _Search(problem, switches, frozenset(plan_wide), kinds, budget or Budget(problem.time_limit))
     try:
         chosen = _chosen(plan_wide, kinds, search)
         needed = _explain(frozenset(chosen), list(kinds), search)
@@ -64,18 +66,22 @@ class _Search:
     """Answers whether some constraints conflict, as long as there is time; a kind stands for all its members."""
 
     def __init__(
-        self, problem: Problem, switches: Switches, plan_wide: frozenset[str], kinds: dict[str, dict[str, int]]
+        self,
+        problem: Problem,
+        switches: Switches,
+        plan_wide: frozenset[str],
+        kinds: dict[str, dict[str, int]],
+        budget: Budget,
     ) -> None:
-        self._problem, self._switches, self._kinds = problem, switches, kinds
+        self._problem, self._switches, self._kinds, self._budget = problem, switches, kinds, budget
         self._every = plan_wide.union(*kinds.values())
-        self._seconds, self._work, self._needed = 0.0, 0, 0
+        self._work, self._needed = 0, 0
         #: whether the work counts that is done from now on, and what is found to be needed
         self.limited = False
 
     def infeasible(self, names: Iterable[str]) -> bool:
         """Whether no plan keeps ``names``; what may fall short does, but no more than all of the demand."""
-        limit = self._problem.time_limit
-        if self._work > _WORK or (limit is not None and self._seconds > limit):
+        if self._work > _WORK or self._budget.over(GRACE):
             raise _Spent
         kept = frozenset(names).union(*(self._kinds.get(name, ()) for name in names))
         dropped = self._every - kept
@@ -97,10 +103,9 @@ class _Search:
             raise _Spent
 
     def _run(self, matrices: Matrices, **options: Any) -> Raw:
-        raw = lp.run(matrices, time_limit=self._problem.time_limit, **options)
+        raw = lp.run(matrices, time_limit=self._budget.left(GRACE), **options)
         if raw.status == "unknown":
             raise _Spent
-        self._seconds += raw.seconds
         if self.limited:
             self._work += raw.iterations
         return raw

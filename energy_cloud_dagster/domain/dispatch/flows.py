@@ -59,6 +59,7 @@ class Outcome:
 
     ``optimal`` says that the optimum is proven, within ``gap`` (relative; 0 for a linear programme, ``None`` where
     nothing was proven). ``solver`` is ``lp`` or ``ga``.
+    ``unproven`` is by how much less, at most, a goal might fall short, of goals whose search the time limit ended.
     """
 
     flows: Flows
@@ -68,6 +69,7 @@ class Outcome:
     optimal: bool = True
     gap: float | None = 0.0
     solver: str = "lp"
+    unproven: Mapping[Goal, float] = field(default_factory=dict)
 
 
 #: Names of the column blocks that are flows of their own.

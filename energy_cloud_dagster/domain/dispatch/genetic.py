@@ -14,6 +14,7 @@ import numpy as np
 
 from energy_cloud_dagster.domain.dispatch import goals
 from energy_cloud_dagster.domain.dispatch.breeding import Breeder, Ratings
+from energy_cloud_dagster.domain.dispatch.budget import Budget
 from energy_cloud_dagster.domain.dispatch.flows import Duals, Flows, Outcome, cost_of, goals_of
 from energy_cloud_dagster.domain.dispatch.goals import Impossible, SolverFailed
 from energy_cloud_dagster.domain.dispatch.matrices import Goal
@@ -40,12 +41,19 @@ _MAX_CELLS: Final = 20_000_000
 
 
 def optimise(
-    problem: Problem, *, seed: int = 0, cost: CostOf | None = None, population: int = 100, generations: int = 50
+    problem: Problem,
+    *,
+    seed: int = 0,
+    cost: CostOf | None = None,
+    population: int = 100,
+    generations: int = 50,
+    budget: Budget | None = None,
 ) -> Outcome | Impossible:
     """Return the best plan that ``generations`` of ``population`` plans find; ``gap`` compares it with the LP's plan.
 
     ``cost`` replaces the problem's own costs; the gap is then that of the two plans under ``cost``, and may be below
     0. Unmet demand counts at its penalty in both. ``price`` is the linear programme's, and no limits are valued.
+    ``budget``, the problem's time limit by default, may end it earlier.
     Raises SolverFailed where no plan of the last generation keeps the hard limits, and InvalidInput where the problem
     is too large or ``cost`` gives something else than numbers.
     """
@@ -53,11 +61,11 @@ def optimise(
         raise InvalidInput("the genetic algorithm takes fewer resources and steps; use lp", pointer="/solver")
     if population <= _ELITE or generations < 1:
         raise InvalidInput(f"a population has more than {_ELITE} plans and at least one generation")
-    linear = goals.optimise(problem)
+    linear = goals.optimise(problem, budget=budget)
     if isinstance(linear, Impossible):
         return linear
     search = _Search(problem, cost, np.random.default_rng(seed))
-    flows = search.best(population, generations)
+    flows = search.best(population, generations, budget or Budget(problem.time_limit))
     spent = cost_of(problem, flows)
     found, best = (spent, linear.cost) if cost is None else search.costs_under(cost, (flows, linear.flows))
     penalty = UNMET_PENALTY_PER_KWH * problem.step_hours
@@ -85,11 +93,13 @@ class _Search:
         self.demanded = float(problem.demand.sum()) * problem.step_hours
         self.tolerance = _NOTHING * max(1.0, self.demanded)
 
-    def best(self, population: int, generations: int) -> Flows:
+    def best(self, population: int, generations: int, budget: Budget) -> Flows:
         genes = self.breeder.first(population)
         plans = self.segments.repair(genes)
         ratings = self._rate(plans)
         for _ in range(generations):
+            if budget.over():
+                break
             elite = np.argsort(self._rank(ratings), kind="stable")[:_ELITE]
             children = self.breeder.children(genes, plans, ratings, population - _ELITE)
             born = self.segments.repair(children)

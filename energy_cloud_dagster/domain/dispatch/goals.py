@@ -6,12 +6,13 @@ none, each goal is minimised in order and its least shortfall becomes a cap for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import aggregate, lp, priority, reduce
+from energy_cloud_dagster.domain.dispatch import aggregate, lp, priority, reduce, rounding
+from energy_cloud_dagster.domain.dispatch.budget import GRACE, SEARCH, Budget
 from energy_cloud_dagster.domain.dispatch.flows import (
     Duals,
     Flows,
@@ -46,24 +47,28 @@ class Impossible:
     switches: Switches
 
 
-def optimise(problem: Problem, *, time_limit: float | None = None) -> Outcome | Impossible:
+def optimise(
+    problem: Problem, *, time_limit: float | None = None, budget: Budget | None = None
+) -> Outcome | Impossible:
     """Return the plan that is best in the order unmet, renewable share, cost cap, cost, priorities.
 
     Flows that exclude each other are left free first, which is a relaxation. Where they overlap, one direction is
     fixed: an equal objective proves that plan optimal. Where it is not equal, integers decide. After ``time_limit``
     seconds (the problem's own by default) the plan at hand is returned with the gap that was proven, and SolverFailed
-    is raised where there is none. Of many resources, identical ones are planned as one.
+    is raised where there is none; ``budget`` is a limit that has been running already. Of many resources, identical
+    ones are planned as one.
     """
-    limit = problem.time_limit if time_limit is None else time_limit
+    if budget is None:
+        budget = Budget(problem.time_limit if time_limit is None else time_limit)
     if problem.size >= aggregate.LEAST_RESOURCES:
         merged = aggregate.exact(problem)
         if merged.pays:
-            search = _Search(merged.problem, limit)
+            search = _Search(merged.problem, budget)
             found = search.outcome()
             # with integers to keep its flows apart, a merged store can do less than its members
             if isinstance(found, Outcome) and not search.parted:
                 return replace(found, flows=merged.spread(found.flows), duals=merged.spread_duals(found.duals))
-    return _Search(problem, limit).outcome()
+    return _Search(problem, budget).outcome()
 
 
 class _Expired(Exception):
@@ -75,7 +80,8 @@ class _Found:
     """One optimum, or the best plan when the time ran out: the last solve of a climb, and what the climb found.
 
     ``columns`` and ``rows`` are the total derivatives of the cost by each bound, through the caps of earlier goals too;
-    they are empty where there are none (integers, or a solve that was cut short).
+    they are empty where there are none (integers, or a solve that was cut short). ``bounds`` are the least shortfalls
+    that are possible still, of goals that were not proven to fall short by no less.
     """
 
     switches: Switches
@@ -87,13 +93,16 @@ class _Found:
     columns: Floats
     rows: Floats
     proven: bool
+    bounds: dict[Goal, float] = field(default_factory=dict)
 
 
 class _Search:
-    def __init__(self, problem: Problem, time_limit: float | None) -> None:
-        self._problem, self._limit, self._spent = problem, time_limit, 0.0
+    def __init__(self, problem: Problem, budget: Budget) -> None:
+        self._problem, self._budget = problem, budget
         #: whether a goal is known to fall short, so that a solve without shortfalls need not be tried
         self._short = not problem.strict and _out_of_reach(problem)
+        #: a plan of decisions that were not searched for, where time may be too short for a search
+        self._first: _Found | None = None
         #: whether integers kept the flows of stores apart
         self.parted = False
         #: the least cost that integers leave possible
@@ -101,9 +110,12 @@ class _Search:
 
     def outcome(self) -> Outcome | Impossible:
         try:
+            self._first = self._rounded()
             relaxed = self._solved(Switches())
         except _Expired:
-            raise SolverFailed(f"no plan was found within {self._limit:g} seconds") from None
+            if self._first is None:
+                raise self._too_late() from None
+            return self._told(self._first, self._first)
         if isinstance(relaxed, Impossible):
             return relaxed
         self._short |= any(each > NOTHING for each in relaxed.shortfalls.values())
@@ -115,23 +127,50 @@ class _Search:
 
     # -- decisions: which units are on, which of two flows runs
 
+    def _rounded(self) -> _Found | None:
+        """Return the best plan of some units being on that a linear programme would run, if time is limited at all."""
+        problem, best = self._problem, None
+        if self._budget.limit is None or not problem.generators.min_power.any():
+            return None
+        switches = Switches(goals=not problem.strict, bounded=np.ones(problem.steps, bool))
+        matrices = build(problem, switches)
+        cost = matrices.cost if problem.strict else _blended(matrices)
+        raw = self._run(replace(matrices, integer=None, cost=cost))
+        if raw.status != "optimal":
+            return None
+        for on in rounding.decisions(problem, matrices, raw.x):
+            if best is not None and self._budget.over(SEARCH / 2):
+                break
+            try:
+                found = self._solved(_held(on, _free(problem)))
+            except _Expired:
+                break
+            if isinstance(found, Impossible) or overlaps(problem, found.flows) is not None:
+                continue
+            if best is None or (*found.shortfalls.values(), found.cost) < (*best.shortfalls.values(), best.cost):
+                best = found
+        if best is None:
+            return None
+        bounds = dict.fromkeys(goals_of(problem), 0.0)
+        return replace(best, raw=replace(best.raw, bound=-np.inf), proven=False, bounds=bounds)
+
     def _decided(self, relaxed: _Found) -> _Found | Impossible:
         """Return the plan with every decision made, the last solve being linear wherever that is possible."""
         problem, on = self._problem, relaxed.flows.on
         pairs = overlaps(problem, relaxed.flows)
         if pairs is None and on is None:
             return relaxed
+        if not relaxed.proven:
+            raise _Expired
         seen = pairs or _free(problem)
         for _ in range(_ATTEMPTS):
-            found = self._solved(_held(on, seen), grace=not relaxed.proven)
+            found = self._solved(_held(on, seen))
             if isinstance(found, Impossible) or not _as_good(found, relaxed):
                 break
             more = overlaps(problem, found.flows)
             if more is None:
-                return replace(found, proven=relaxed.proven)
+                return found
             seen = more.or_else(seen)
-        if not relaxed.proven:
-            raise _Expired
         return self._mixed(seen)
 
     def _mixed(self, seen: Pairs) -> _Found | Impossible:
@@ -151,19 +190,26 @@ class _Search:
         for fixed in (every.within(pairs), every):
             found = self._solved(_held(mixed.flows.on, fixed), grace=True)
             if not isinstance(found, Impossible) and _as_good(found, mixed) and overlaps(problem, found.flows) is None:
-                return replace(found, proven=mixed.proven)
+                return replace(found, proven=mixed.proven, bounds=mixed.bounds)
         return mixed
 
     def _cut_short(self, relaxed: _Found) -> _Found:
         """Return a plan from the relaxation's own decisions, when there is no time to find better ones."""
-        held = _held(relaxed.flows.on, directions(self._problem, relaxed.flows))
-        try:
-            found = self._solved(held, grace=True)
-        except _Expired:
-            found = Impossible(held)
-        if isinstance(found, Impossible):
-            raise SolverFailed(f"no plan was found within {self._limit:g} seconds")
-        return replace(found, proven=False)
+        problem, on, pairs = self._problem, relaxed.flows.on, overlaps(self._problem, relaxed.flows)
+        for held in (_held(on, pairs or _free(problem)), _held(on, directions(problem, relaxed.flows))):
+            try:
+                found = self._solved(held, grace=True)
+            except _Expired:
+                break
+            if not isinstance(found, Impossible) and overlaps(problem, found.flows) is None:
+                return replace(found, proven=False, bounds=relaxed.bounds)
+        if pairs is not None:
+            raise self._too_late()
+        # integers made it a plan already, if one without prices
+        return replace(relaxed, columns=_NONE, rows=_NONE, proven=False)
+
+    def _too_late(self) -> SolverFailed:
+        return SolverFailed(f"no plan was found within {self._budget.limit:g} seconds")
 
     def _told(self, found: _Found, relaxed: _Found) -> Outcome:
         flows = priority.preferred(self._problem, found.matrices, found.raw, found.switches, found.flows, self._run)
@@ -174,11 +220,13 @@ class _Search:
         cost = found.cost if flows is found.flows else cost_of(self._problem, flows)
         gap: float | None = 0.0
         if not found.proven:
-            gap = None
-            bound, objective = max(relaxed.raw.bound, self._bound), found.raw.objective
-            if np.isfinite(bound) and _same_goals(found, relaxed):
-                gap = max(objective - bound, 0.0) / max(abs(objective), NOTHING)
-        return Outcome(flows, duals, found.shortfalls, cost, optimal=found.proven, gap=gap)
+            gap, bound = None, max(relaxed.raw.bound, self._bound)
+            # a plan whose goals fall short by less costs no less than any that may fall short by more
+            if np.isfinite(bound) and _goals_as_good(found, relaxed):
+                gap = max(found.cost - bound, 0.0) / max(abs(found.cost), NOTHING)
+        unproven = {goal: found.shortfalls[goal] - least for goal, least in found.bounds.items()}
+        unproven = {goal: less for goal, less in unproven.items() if less > _SAME * max(1.0, found.shortfalls[goal])}
+        return Outcome(flows, duals, found.shortfalls, cost, optimal=found.proven, gap=gap, unproven=unproven)
 
     # -- goals
 
@@ -189,6 +237,8 @@ class _Search:
         basis: Any = None,
         guide: reduce.Guide | None = None,
         *,
+        start: Floats | None = None,
+        part: int = 1,
         grace: bool = False,
     ) -> Raw:
         """Solve the programme that was built under ``switches``: by way of a smaller one where that is quicker."""
@@ -196,7 +246,7 @@ class _Search:
             raw = self._reduced(switches, matrices, guide, grace=grace)
             if raw is not None:
                 return raw
-        return self._run(matrices, basis=basis, grace=grace)
+        return self._run(matrices, basis=basis, start=start, part=part, grace=grace)
 
     def _reduced(
         self, switches: Switches, matrices: Matrices, guide: reduce.Guide | None, *, grace: bool
@@ -206,23 +256,38 @@ class _Search:
 
         return reduce.run(self._problem, switches, matrices, smaller, guide)
 
-    def _run(self, matrices: Matrices, *, basis: Any = None, grace: bool = False, **options: bool) -> Raw:
-        """Solve within what is left of the time; with ``grace`` within all of it, to make a plan of a decision."""
-        left = self._limit
-        if left is not None and not grace:
-            left = max(left - self._spent, 0.0)
-        raw = lp.run(matrices, basis=basis, time_limit=left, **options)
-        self._spent += raw.seconds
-        return raw
+    def _run(
+        self,
+        matrices: Matrices,
+        *,
+        basis: Any = None,
+        start: Floats | None = None,
+        part: int = 1,
+        grace: bool = False,
+        **options: bool,
+    ) -> Raw:
+        """Solve within what is left of the time, with ``grace`` a little longer, to make a plan of a decision.
+
+        A search for decisions takes one ``part``-th of it at most, and leaves some to that.
+        """
+        if matrices.integer is None:
+            left = self._budget.left(GRACE if grace else 1.0)
+        elif (left := self._budget.left(SEARCH)) is not None:
+            left /= part
+        return lp.run(matrices, basis=basis, start=start, time_limit=left, **options)
 
     def _solved(self, switches: Switches, *, grace: bool = False) -> _Found | Impossible:
         """Return the best plan under ``switches``; raises _Expired if there is no time to find any."""
         if not self._short:
             matrices = build(self._problem, switches)
-            raw = self._best(switches, matrices, grace=grace)
-            if raw.status != "infeasible":
+            # to prove that integers keep no goal may take forever, and a climb finds a plan at once
+            start = self._start(matrices)
+            raw = self._best(switches, matrices, start=start, part=1 if self._problem.strict else 2, grace=grace)
+            if raw.status == "unknown" and matrices.integer is not None and not self._problem.strict:
+                self._short = True
+            elif raw.status != "infeasible":
                 return self._found(switches, matrices, raw, dict.fromkeys(goals_of(self._problem), 0.0))
-            if self._problem.strict:
+            elif self._problem.strict:
                 return Impossible(switches)
         demand, basis = self._problem.demand, None
         # unmet ≤ demand is left out until it matters, which keeps the prices of unmet steps clean
@@ -237,17 +302,26 @@ class _Search:
                 return found
             bounded, basis = bounded | over, found.raw.basis
 
+    def _start(self, matrices: Matrices) -> Floats | None:
+        first = self._first
+        if matrices.integer is None or first is None:
+            return None
+        return rounding.start_of(matrices, first.matrices, first.raw.x, first.flows)
+
     def _climb(self, switches: Switches, basis: Any, *, grace: bool) -> _Found | None:
         matrices = build(self._problem, switches)
         caps: dict[Goal, float] = {}
         slopes: dict[Goal, tuple[Floats, Floats]] = {}
+        bounds: dict[Goal, float] = {}
         last: tuple[Matrices, Raw] | None = None
-        proven, guide = True, reduce.Guide()
+        guide = reduce.Guide()
         if basis is None and reduce.wanted(self._problem, matrices):
             # one solve with all goals in its costs leaves little to each goal's own
             self._reduced(switches, replace(matrices, cost=_blended(matrices)), guide, grace=grace)
-        for goal in (*goals_of(self._problem), None):
-            staged, raw = self._minimise(switches, matrices, goal, caps, basis, guide, grace=grace)
+        stages = (*goals_of(self._problem), None)
+        for part, goal in zip(range(len(stages), 0, -1), stages, strict=True):
+            begun = basis, self._start(matrices) if last is None else last[1].x, guide
+            staged, raw = self._minimise(switches, matrices, goal, caps, begun, part, grace=grace)
             if raw.status == "infeasible":
                 return None
             if raw.status == "unknown":
@@ -256,18 +330,20 @@ class _Search:
                 # the plan of the goal before this one is feasible, and all that there is
                 staged, raw = last[0], replace(last[1], bound=-np.inf, column_duals=_NONE, row_duals=_NONE)
                 found = self._found(switches, staged, replace(raw, status="stopped"), {})
-                return replace(found, shortfalls=shortfalls_of(self._problem, staged, raw.x))
-            proven &= raw.status == "optimal"
+                bounds |= {each: 0.0 for each in stages if each is not None and each not in caps}
+                return replace(found, shortfalls=shortfalls_of(self._problem, staged, raw.x), bounds=bounds)
             last, basis = (staged, raw), raw.basis
             if goal is not None:
                 caps[goal] = max(float(raw.x[_column(matrices, goal)]), 0.0)
+                if raw.status != "optimal":
+                    bounds[goal] = max(raw.bound, 0.0)
                 if caps[goal] > NOTHING:
                     slopes[goal] = _total(matrices, raw, slopes)
         found = self._found(switches, staged, raw, caps)
         columns, rows = _of_active_bounds(staged, raw, *_total(matrices, raw, slopes))
         if not found.columns.size:
             columns = rows = _NONE
-        return replace(found, columns=columns, rows=rows, proven=proven)
+        return replace(found, columns=columns, rows=rows, proven=found.proven and not bounds, bounds=bounds)
 
     def _minimise(
         self,
@@ -275,15 +351,17 @@ class _Search:
         matrices: Matrices,
         goal: Goal | None,
         caps: dict[Goal, float],
-        basis: Any,
-        guide: reduce.Guide,
+        begun: tuple[Any, Floats | None, reduce.Guide],
+        part: int,
         *,
         grace: bool,
     ) -> tuple[Matrices, Raw]:
         """Minimise a goal, or the cost, under the caps found so far.
 
         Rounding may make a cap that was just reached look out of reach: then it is given a hair, the least that helps.
+        ``begun`` is what the goals before it leave to start from: a basis, a plan, a guide.
         """
+        basis, start, guide = begun
         cost = matrices.cost
         if goal is not None:
             cost = np.zeros(cost.size)
@@ -293,7 +371,7 @@ class _Search:
             for capped, least in caps.items():
                 upper[_column(matrices, capped)] = least + hair * max(1.0, least)
             staged = replace(matrices, cost=cost, upper=upper)
-            raw = self._best(switches, staged, basis, guide, grace=grace)
+            raw = self._best(switches, staged, basis, guide, start=start, part=part, grace=grace)
             if raw.status != "infeasible" or not caps:
                 return staged, raw
         raise SolverFailed(f"no plan keeps the least {', '.join(caps)} that was found before")
@@ -371,6 +449,12 @@ def _out_of_reach(problem: Problem) -> bool:
 def _as_good(found: _Found, relaxed: _Found) -> bool:
     """Whether ``found`` reaches the relaxation's optimum, or more than what that had within its gap or its time."""
     return _same_goals(found, relaxed) and found.cost <= relaxed.cost + _SAME * max(1.0, abs(relaxed.cost))
+
+
+def _goals_as_good(found: _Found, relaxed: _Found) -> bool:
+    return all(
+        found.shortfalls[goal] <= short + _SAME * max(1.0, abs(short)) for goal, short in relaxed.shortfalls.items()
+    )
 
 
 def _same_goals(one: _Found, other: _Found) -> bool:

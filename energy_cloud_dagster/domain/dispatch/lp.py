@@ -67,6 +67,7 @@ def run(
     matrices: Matrices,
     *,
     basis: Any = None,
+    start: Floats | None = None,
     time_limit: float | None = None,
     gap: float | None = None,
     presolve: bool = False,
@@ -75,9 +76,10 @@ def run(
     """Minimise; deterministic and on one thread.
 
     ``basis`` is that of a solve of the same columns and rows, from which this one starts, or one that was
-    :func:`widened`. ``time_limit`` is in seconds, ``gap`` the relative gap at which an integer programme may stop.
-    ``presolve`` is for linear programmes with many columns that the rows decide, ``primal`` for a basis that is a plan
-    but not the best one. Raises SolverFailed if HiGHS gives up.
+    :func:`widened`; ``start`` is a plan that an integer programme begins with. ``time_limit`` is in seconds, ``gap``
+    the relative gap at which an integer programme may stop. ``presolve`` is for linear programmes with many columns
+    that the rows decide, ``primal`` for a basis that is a plan but not the best one. Raises SolverFailed if HiGHS gives
+    up.
     """
     if (matrices.lower > matrices.upper).any() or (matrices.row_lower > matrices.row_upper).any():
         return Raw("infeasible")
@@ -106,7 +108,7 @@ def run(
             solver.optionsDict["solver"] = "ipm"
         if matrices.cost.size < _SMALL:
             solver.optionsDict["simplex_dual_edge_weight_strategy"] = _DEVEX
-        call = _Call(matrices, basis)
+        call = _Call(matrices, basis, start)
         solver.createAndConfigureSolver(call)
         solver.buildSolverModel(call)
         solver.callSolver(call)
@@ -149,8 +151,8 @@ def _states(had: Sequence[Any], given: IntArray, there: BoolArray, states: list[
 class _Call:
     """What PuLP's solver sees in place of an ``LpProblem``."""
 
-    def __init__(self, matrices: Matrices, basis: Any) -> None:
-        self.matrices, self.basis = matrices, basis
+    def __init__(self, matrices: Matrices, basis: Any, start: Floats | None) -> None:
+        self.matrices, self.basis, self.start = matrices, basis, start
         self.solverModel: Any = None
 
 
@@ -184,6 +186,10 @@ def _arrays_solver() -> Any:
             )
             if lp.basis is not None:
                 model.setBasis(lp.basis)
+            if lp.start is not None and matrices.integer is not None:
+                plan = highspy.HighsSolution()
+                plan.col_value, plan.value_valid = lp.start.tolist(), True
+                model.setSolution(plan)
 
         def findSolutionValues(self, lp: _Call) -> Raw | None:  # noqa: N802 - PuLP's name
             """Return what was found, ``None`` if it is neither an optimum, nor a proof, nor the end of the time."""

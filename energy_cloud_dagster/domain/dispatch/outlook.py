@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Constraints, Loads, Problem
 from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE
 from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, listed, money
 
 if TYPE_CHECKING:
+    from energy_cloud_dagster.domain.dispatch.budget import Budget
     from energy_cloud_dagster.domain.dispatch.flows import Outcome
+    from energy_cloud_dagster.domain.dispatch.matrices import Goal
     from energy_cloud_dagster.domain.dispatch.problem import Floats
 
 #: Shortfalls below this share of the energy demanded are the solver's tolerance.
@@ -30,10 +33,15 @@ _WHOLE: Final = {
 }
 
 
-def goals(problem: Problem, outcome: Outcome) -> Iterator[str]:
+#: What each goal's shortfall is a shortfall of.
+_GOALS: Final[dict[Goal, str]] = {"unmetDemand": "the demand", "minRenewable": "minRenewable", "maxCost": "maxCost"}
+
+
+def goals(problem: Problem, outcome: Outcome, budget: Budget | None = None) -> Iterator[str]:
     """Yield sentences on how good a plan is, on each goal that falls short, and on what the plan's limits cost.
 
-    What keeping ``minRenewable`` would take is found by a second solve, where the problem is not large.
+    What keeping ``minRenewable`` would take is found by a second solve, where the problem is not large and ``budget``
+    leaves the time.
     """
     yield from _quality(outcome)
     hours, flows, limits = problem.step_hours, outcome.flows, problem.constraints
@@ -43,7 +51,7 @@ def goals(problem: Problem, outcome: Outcome) -> Iterator[str]:
     if "unmetDemand" in short:
         yield _unmet(problem, outcome, demanded)
     if "minRenewable" in short:
-        yield _too_few_renewables(problem, outcome, short["minRenewable"])
+        yield _too_few_renewables(problem, outcome, short["minRenewable"], budget)
     if "maxCost" in short and limits.max_cost is not None:
         spent = f"{money(outcome.cost / served)} per kWh served" if served > 0 else money(outcome.cost)
         yield (
@@ -108,7 +116,12 @@ def _quality(outcome: Outcome) -> Iterator[str]:
         proven = (
             "how far it is from the least cost is not known" if gap is None else f"at most {gap:.2%} could be saved"
         )
+        if outcome.unproven and gap is not None:
+            proven += " by one that falls no shorter"
         yield f"The time limit stopped the search: this is the best plan found so far, and {proven}."
+        for goal, less in outcome.unproven.items():
+            unit = "of cost" if goal == "maxCost" else "kWh"
+            yield f"Another plan may fall short of {_GOALS[goal]} by less, at most by {money(less)} {unit} less."
 
 
 def _unmet(problem: Problem, outcome: Outcome, demanded: float) -> str:
@@ -125,23 +138,28 @@ def _unmet(problem: Problem, outcome: Outcome, demanded: float) -> str:
     )
 
 
-def _too_few_renewables(problem: Problem, outcome: Outcome, short: float) -> str:
+def _too_few_renewables(problem: Problem, outcome: Outcome, short: float, budget: Budget | None) -> str:
     flows, hours, units = outcome.flows, problem.step_hours, problem.generators
     share = problem.constraints.min_renewable or 0.0
     generated = flows.generation.sum(axis=1)
     sourced = float(generated.sum() + flows.imported.sum())
     got = float(generated[units.renewable].sum()) / sourced if sourced else 0.0
     text = f"Renewables give {got:.1%} where minRenewable asks for {share:.1%}: {money(short)} kWh are missing"
-    if problem.size * problem.steps > _QUICK:
+    if problem.size * problem.steps > _QUICK or outcome.unproven or (budget is not None and budget.over()):
         return f"{text}."
-    kept = _keeping_the_share(problem)
+    try:
+        kept = _keeping_the_share(problem, budget)
+    except SolverFailed:
+        return f"{text}."
     if kept is None:
         return f"{text}, and no plan keeps it."
+    if not kept.optimal:
+        return f"{text}."
     more = float(kept.flows.shed[-1].sum() - flows.unmet.sum()) * hours
     return f"{text}; to keep it, {money(more)} kWh more of the demand would have to stay unmet."
 
 
-def _keeping_the_share(problem: Problem) -> Outcome | None:
+def _keeping_the_share(problem: Problem, budget: Budget | None) -> Outcome | None:
     """Return the best plan that keeps ``minRenewable`` and may leave demand unmet: shed by one more load, at 10."""
     from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
 
@@ -171,6 +189,7 @@ def _keeping_the_share(problem: Problem) -> Outcome | None:
             ),
             constraints=constraints,
             strict=True,
-        )
+        ),
+        budget=budget,
     )
     return None if isinstance(found, Impossible) else found

@@ -14,6 +14,7 @@ from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, 
 from energy_cloud_dagster.domain.intervals import rfc3339
 
 if TYPE_CHECKING:
+    from energy_cloud_dagster.domain.dispatch.budget import Budget
     from energy_cloud_dagster.domain.dispatch.flows import Outcome
 
 #: Shortfalls below this share of what was asked for are the solver's tolerance.
@@ -67,7 +68,8 @@ class Solution:
 
     ``cost`` includes unmet energy at 10 per kWh; ``average_cost`` is without it, per kWh served (demand - unmet -
     shed), as ``maxCost`` counts. ``optimal`` says that the plan is proven the best one; else ``gap`` is by what share
-    of its cost a better one may be cheaper, ``None`` where nothing is known. ``binding`` names the limits that bind.
+    of its cost one that falls no shorter of any goal may be cheaper, ``None`` where nothing is known. ``binding`` names
+    the limits that bind.
     """
 
     problem: Problem
@@ -183,8 +185,8 @@ def infeasible_solution(problem: Problem, conflict: tuple[str, ...]) -> Solution
     return Solution(problem, "infeasible", conflict=conflict, explanation=explanation, solver=problem.solver)
 
 
-def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
-    """Return the plan with its figures, its violations and its explanation."""
+def completed_solution(problem: Problem, outcome: Outcome, budget: Budget | None = None) -> Solution:
+    """Return the plan with its figures, its violations and its explanation, which keeps to ``budget``."""
     flows, hours = outcome.flows, problem.step_hours
     unmet_energy = float(flows.unmet.sum()) * hours
     # what the solver's tolerance leaves is not an unmet demand
@@ -213,7 +215,7 @@ def completed_solution(problem: Problem, outcome: Outcome) -> Solution:
         marginal_price=outcome.duals.price,
         binding=explain.binding(problem, outcome),
         violations=violations,
-        explanation=(*explain.sentences(problem, outcome), *explain.goals(problem, outcome)),
+        explanation=(*explain.sentences(problem, outcome), *explain.goals(problem, outcome, budget)),
         solver=outcome.solver,
         optimal=outcome.optimal,
         gap=outcome.gap,
