@@ -33,8 +33,6 @@ def _nothing() -> Floats:
 #: HiGHS's numbers of the primal simplex method, and of devex pricing, which is quicker below so many columns.
 _PRIMAL: Final = 4
 _DEVEX, _SMALL = 1, 2_000
-#: From so many steps and columns on, stores that seldom are full or empty make the simplex method slower than IPX.
-_LONG, _WIDE = 1_000, 20_000
 
 
 class SolverFailed(EnergyCloudError):
@@ -90,7 +88,6 @@ def run(
     spent = 0.0
     # Presolve costs a linear programme of this kind more than it saves; with integers it pays.
     first, second = ("on", "off") if presolve or matrices.integer is not None else ("off", "on")
-    interior = basis is None and matrices.integer is None and _long(matrices)
     for setting in (first, second):
         left = None if time_limit is None else max(time_limit - spent, 0.0)
         # Not threads=1: HiGHS refuses a count that differs from the one its process-wide scheduler started with.
@@ -104,8 +101,6 @@ def run(
         )
         if primal and basis is not None:
             solver.optionsDict["simplex_strategy"] = _PRIMAL
-        if interior:
-            solver.optionsDict["solver"] = "ipm"
         if matrices.cost.size < _SMALL:
             solver.optionsDict["simplex_dual_edge_weight_strategy"] = _DEVEX
         call = _Call(matrices, basis, start)
@@ -116,13 +111,8 @@ def run(
         if raw is not None:
             return raw
         spent += call.solverModel.getRunTime()
-        basis, interior = None, False
+        basis = None
     raise SolverFailed(f"the solver stopped without an answer: {call.solverModel.getModelStatus()}")
-
-
-def _long(matrices: Matrices) -> bool:
-    _, shape = matrices.rows.get("stored", (0, (0,)))
-    return shape[-1] >= _LONG and matrices.cost.size >= _WIDE
 
 
 def widened(basis: Any, columns: IntArray, had_columns: BoolArray, rows: IntArray, had_rows: BoolArray) -> Any:

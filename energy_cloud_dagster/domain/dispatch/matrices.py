@@ -309,7 +309,11 @@ class Builder:
         self._lengths.append(np.zeros(lower.size, np.int64))
 
     def _store_rows(self) -> None:
-        """Energy at the end of a step less that before = √efficiency * charged - discharged / √efficiency."""
+        """Energy at the end of a step less that before = √efficiency * charged - discharged / √efficiency.
+
+        In kW, energy over hours: with the small factors of a step of minutes the simplex method takes up to forty times
+        as long.
+        """
         stores, hours = self.problem.stores, self.hours
         count, steps = self.stored.shape
         if count == 0:
@@ -317,12 +321,12 @@ class Builder:
         one_way = np.sqrt(stores.efficiency)[:, None]
         index = np.empty((count, steps, 4), np.int64)
         value = np.empty((count, steps, 4))
-        index[..., 0], value[..., 0] = self.charge, -one_way * hours
-        index[..., 1], value[..., 1] = self.discharge, hours / one_way
-        index[..., 2], value[..., 2] = self.stored, 1.0
-        index[:, 1:, 3], value[..., 3] = self.stored[:, :-1], -1.0
+        index[..., 0], value[..., 0] = self.charge, -one_way
+        index[..., 1], value[..., 1] = self.discharge, 1.0 / one_way
+        index[..., 2], value[..., 2] = self.stored, 1.0 / hours
+        index[:, 1:, 3], value[..., 3] = self.stored[:, :-1], -1.0 / hours
         before = np.zeros((count, steps))
-        before[:, 0] = stores.soc * stores.energy
+        before[:, 0] = stores.soc * stores.energy / hours
         self._open("stored", (count, steps), before, before)
         # the first step has no column before it
         there = np.ones((count, steps, 4), bool)

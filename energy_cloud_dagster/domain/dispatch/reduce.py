@@ -304,7 +304,7 @@ class _Attempt:
             most_discharge=matrices.column("discharge", matrices.upper),
             least=matrices.column("stored", matrices.lower),
             most=matrices.column("stored", matrices.upper),
-            initial=matrices.row("stored", matrices.row_lower)[:, 0],
+            initial=matrices.row("stored", matrices.row_lower)[:, 0] * self.problem.step_hours,
             one_way=np.sqrt(self.problem.stores.efficiency),
             hours=self.problem.step_hours,
         )
@@ -312,7 +312,8 @@ class _Attempt:
             return False
         for name in _CHAINED_FLOWS:
             matrices.column(name, x)[...] = getattr(reply, name)
-        matrices.row("stored", duals)[...] = reply.dual
+        # these rows are in kW
+        matrices.row("stored", duals)[...] = reply.dual * self.problem.step_hours
         return True
 
     def _answer_of_ramps(self, priced: Floats, x: Floats, duals: Floats) -> bool:
