@@ -130,11 +130,16 @@ def replace_plan(
     connection: sa.Connection, row: PlanRow, setpoints: Sequence[SetpointRow], *, run_id: str | None = None
 ) -> None:
     """Replace a VPP's plan of one issue; ``run_id`` is the run that computed it."""
-    for table in (plan, setpoint):
-        connection.execute(sa.delete(table).where(table.c.vpp_id == row.vpp_id, table.c.issued_at == row.issued_at))
+    remove_plan(connection, row.vpp_id, row.issued_at)
     connection.execute(sa.insert(plan), {**row._asdict(), "run_id": run_id})
     if setpoints:
         connection.execute(sa.insert(setpoint), [one._asdict() for one in setpoints])
+
+
+def remove_plan(connection: sa.Connection, vpp_id: str, issued_at: datetime) -> None:
+    """Remove a VPP's plan of one issue, where there is one."""
+    for table in (plan, setpoint):
+        connection.execute(sa.delete(table).where(table.c.vpp_id == vpp_id, table.c.issued_at == issued_at))
 
 
 def plan_of(connection: sa.Connection, vpp_id: str, issued_at: datetime) -> PlanRow | None:

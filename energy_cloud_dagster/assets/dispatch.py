@@ -23,6 +23,7 @@ from energy_cloud_dagster.assets.report import (
 )
 from energy_cloud_dagster.domain.audit.canonical import digest
 from energy_cloud_dagster.domain.dispatch.commitment import Commitment, honouring, steps_under
+from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.domain.units import MICRO
 from energy_cloud_dagster.partitions import hours_in
@@ -30,12 +31,16 @@ from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.scenarios import Outlook
+    from energy_cloud_dagster.domain.dispatch.scenarios import Outlook, Risk
 
 #: A forecast and a problem's figure are the same up to this share.
 _SAME: Final = 1e-9
 #: A measured state of charge older than this is not believed; the previous plan's is used.
 STATE_VALID: Final = timedelta(hours=2)
+#: One VPP's search; the plan found by then counts.
+LONGEST_SEARCH: Final = timedelta(minutes=5)
+#: What gives as much as nature allows: less is curtailment, and may be sold instead.
+_ALLOWED: Final = frozenset({"solar", "wind", "hydro"})
 
 
 @hourly_asset(
@@ -47,9 +52,9 @@ STATE_VALID: Final = timedelta(hours=2)
         issued_at="The now of the plan: nothing received later was used",
         resource_id="The resource",
         ts="Start of the hour",
-        type="solar, wind, storage or grid",
+        type="solar, wind, hydro, storage, chp, load or grid",
         output_kw="Mean power in kW; storage: discharge - charge, grid: import - export",
-        available_kw="What sun or wind allow in kW",
+        available_kw="What sun, wind or water allow in kW",
         soc="State of charge at the end of the hour, fraction",
         marginal_price="Dual of the balance: what one more kWh of demand would cost",
     ),
@@ -63,14 +68,15 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
         import highspy  # noqa: F401
         import pulp  # noqa: F401
 
-        from energy_cloud_dagster.domain.dispatch import parse_problem
-        from energy_cloud_dagster.domain.dispatch.scenarios import solve_outlook
+        from energy_cloud_dagster.domain.dispatch import scenarios  # noqa: F401
     region, risk = load_settings().region, load_settings().dispatch_risk
     found: dict[datetime, dict[str, Any]] = {}
     rows: list[SetpointRow] = []
+    demand: list[float] = []
     for hour in hours_in(context.partition_time_window):
         now, start = run_time(hour), hour + HOUR
         solved: dict[str, dict[str, Any]] = {}
+        unplanned: dict[str, str] = {}
         with database.begin() as connection:
             serving = planned_vpps(connection, region)
             whole = sum(one.capacity_kw for one in serving)
@@ -79,9 +85,13 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
                 share = one.capacity_kw / whole if whole else 1.0
                 problem = _problem(connection, one.vpp_id, region, now, start, share)
                 outlook = _outlook(connection, one.vpp_id, region, now, problem, share)
-                solution = solve_outlook(parse_problem(problem), outlook, risk).to_document()
-                if solution["status"] != "completed":
-                    raise dg.Failure(f"no plan for {one.vpp_id} at {rfc3339(now)}: {solution['explanation']}")
+                # what nobody can plan is its own VPP's trouble: the others plan, and the market opens without it
+                solution, why_not = _solution(problem, outlook, risk)
+                if why_not:
+                    unplanned[one.vpp_id] = why_not
+                    context.log.error("no plan for %s at %s: %s", one.vpp_id, rfc3339(now), why_not)
+                    plans.remove_plan(connection, one.vpp_id, now)
+                    continue
                 row = PlanRow(
                     one.vpp_id,
                     now,
@@ -95,11 +105,11 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
                     solution,
                     digest([problem, solution]),
                 )
-                rows = _setpoints(row)
+                rows, demand = _setpoints(row), problem["demand"]
                 plans.replace_plan(connection, row, rows, run_id=context.run.run_id)
                 solved[one.vpp_id] = solution | {"digest": row.digest}
-        found[hour] = _described(solved)
-    plot = {"plot_of_last_hour": plan_plot(rows, problem["demand"])} if rows else {}
+        found[hour] = _described(solved, unplanned)
+    plot = {"plot_of_last_hour": plan_plot(rows, demand)} if rows else {}
     return result(context, effort, found, plot)
 
 
@@ -140,9 +150,25 @@ def _problem(
     return {
         "start": rfc3339(start),
         "stepMinutes": 60,
+        "timeLimit": LONGEST_SEARCH / timedelta(seconds=1),
         "demand": [load[hour] * share for hour in ahead],
         "resources": documents,
     }
+
+
+def _solution(problem: dict[str, Any], outlook: "Outlook", risk: "Risk") -> tuple[dict[str, Any], str]:
+    """Return the answer to a VPP's problem, and why it is no plan: empty where it is one."""
+    from energy_cloud_dagster.domain.dispatch import parse_problem
+    from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
+    from energy_cloud_dagster.domain.dispatch.scenarios import solve_outlook
+
+    try:
+        solution = solve_outlook(parse_problem(problem), outlook, risk).to_document()
+    except InvalidInput as error:
+        return {}, f"{error.pointer}: {error}"
+    except SolverFailed as error:
+        return {}, str(error)
+    return solution, "" if solution["status"] == "completed" else " ".join(solution["explanation"])
 
 
 def _outlook(
@@ -207,7 +233,7 @@ def _state_of_charge(connection: sa.Connection, storage: VppResource, now: datet
     states = vpps.latest_states(connection, [storage.device_id or ""], now).get(storage.device_id or "", [])
     for state in states:
         believed = state.quality != "bad" and 0.0 <= state.value <= 1.0
-        if state.role == "soc" and state.ts >= now - STATE_VALID and believed:
+        if (state.role == "soc" or state.metric == "soc") and state.ts >= now - STATE_VALID and believed:
             return state.value
     previous = plans.setpoints(connection, storage.vpp_id, now - HOUR, start - HOUR)
     for row in previous:
@@ -222,7 +248,7 @@ def _setpoints(row: PlanRow) -> list[SetpointRow]:
     rows = []
     for one in row.solution["allocation"]:
         resource = capacities[one["resourceId"]]
-        availability = resource.get("availability")
+        allowed = resource.get("availability", 1.0) if one["type"] in _ALLOWED else None
         for step, output in enumerate(one["output"]):
             rows.append(
                 SetpointRow(
@@ -232,7 +258,9 @@ def _setpoints(row: PlanRow) -> list[SetpointRow]:
                     row.plan_start + step * HOUR,
                     one["type"],
                     output,
-                    availability[step] * resource["capacity"] if availability else None,
+                    None
+                    if allowed is None
+                    else (allowed[step] if isinstance(allowed, list) else allowed) * resource["capacity"],
                     one["soc"][step] if "soc" in one else None,
                     prices[step],
                 )
@@ -240,9 +268,9 @@ def _setpoints(row: PlanRow) -> list[SetpointRow]:
     return rows
 
 
-def _told(solved: dict[str, dict[str, Any]]) -> str:
+def _told(solved: dict[str, dict[str, Any]], unplanned: dict[str, str]) -> str:
     """Return the plans in sentences, as Markdown: one list for each VPP, and what fell short first."""
-    told = []
+    told = [f"**{name}**: no plan. {why}" for name, why in unplanned.items()]
     for name, one in solved.items():
         short = [
             f"- **{each['constraint']}**: {each['required']:g} required, {each['achieved']:g} achieved"
@@ -252,13 +280,14 @@ def _told(solved: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(told)
 
 
-def _described(solved: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _described(solved: dict[str, dict[str, Any]], unplanned: dict[str, str]) -> dict[str, Any]:
     return {
         "dagster/partition_row_count": sum(len(one["allocation"]) * HORIZON_HOURS for one in solved.values()),
         "cost": sum(one["cost"] for one in solved.values()),
         "unmet_kwh": sum(one["unmetEnergy"] for one in solved.values()),
         "renewable_ratio": {name: one["renewableRatio"] for name, one in solved.items()},
         "marginal_price_first_hour": {name: one["steps"][0]["marginalPrice"] for name, one in solved.items()},
-        "explanation": dg.MetadataValue.md(_told(solved)),
+        "explanation": dg.MetadataValue.md(_told(solved, unplanned)),
+        "without_plan": unplanned,
         "digest": digest({name: one["digest"] for name, one in solved.items()}),
     }

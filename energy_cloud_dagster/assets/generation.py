@@ -64,7 +64,7 @@ def generation_availability_hourly(context: dg.AssetExecutionContext, database: 
             for plant in plants:
                 place = places.get((plant.vpp_id, plant.resource_id))
                 device = plant.device_id or ""
-                if output[device].empty:
+                if output[device].empty or not plant.capacity_kw:
                     # nobody has ever measured it: there is no forecast of it, and plans do not count on it
                     continue
                 forecast = plant_forecast(

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import readings, vpps
+from energy_cloud_dagster.adapters import plans, readings, tables, vpp_registry, vpps
+from energy_cloud_dagster.adapters.vpp_registry import NewResource
 from energy_cloud_dagster.domain.intervals import HOUR, run_time
 
 if TYPE_CHECKING:
@@ -137,3 +138,47 @@ def test_an_earlier_hour_can_be_worked_on_after_a_later_one(altered: Pipeline) -
         ).scalar_one()
     assert plans == 1
     assert published == run_time(hour)
+
+
+def test_a_resource_that_nobody_can_plan_is_its_own_vpp_s_trouble(altered: Pipeline) -> None:
+    hour = altered.last
+    now = run_time(hour)
+    odd = [
+        NewResource("hydro", 50.0, {"availability": 0.5}, "WATER"),
+        NewResource("chp", 40.0, {"availability": 0.5, "minPower": 10.0, "costPerKWh": 9.0}, "ENGINE"),
+        NewResource("solar", 0.0, {}, "NOTHING", "PV-H01"),
+        NewResource("wind", 10.0, {}, "NEW"),
+        NewResource("storage", 0.0, {"energyCapacity": 1.0, "soc": 0.1, "minSoc": 0.5}, "SMALL"),
+        NewResource("load", 5.0, {"availability": 0.5, "costPerKWh": 1.0}, "SHED"),
+    ]
+    impossible = [NewResource("chp", 10.0, {"rampRate": 1.0, "initialOutput": 100.0}, "STUCK")]
+    with altered.begin() as connection:
+        vpp_registry.create_resources(connection, "VPP-001", odd, actor="test", now=now, simulated=True)
+        held = connection.execute(
+            sa.select(tables.participant).where(tables.participant.c.participant_id == "VPP-001")
+        ).one()
+        connection.execute(sa.insert(tables.participant), held._asdict() | {"participant_id": "STUCK"})
+        made = {"actor": "test", "now": now, "simulated": True}
+        vpp_registry.create(connection, "Stuck", 1.0, "seoul", vpp_id="VPP-STUCK", participant_id="STUCK", **made)
+        vpp_registry.create_resources(connection, "VPP-STUCK", impossible, **made)
+    keys = ("generation_availability_hourly", "dispatch_plan_hourly", "dispatch_actual_hourly")
+    ran = altered.job("hourly", hour, asset_selection=[dg.AssetKey(key) for key in keys])
+    assert ran.success
+    (told,) = ran.asset_materializations_for_node("dispatch_plan_hourly")
+    assert list(told.metadata["without_plan"].value) == ["VPP-STUCK"]
+    assert "STUCK.rampRate" in told.metadata["without_plan"].value["VPP-STUCK"]
+    with altered.begin() as connection:
+        assert plans.plan_of(connection, "VPP-STUCK", now) is None
+        steps = plans.setpoints(connection, "VPP-001", now, hour + HOUR)
+    assert {each.resource_id for each in steps} >= {each.resource_id for each in odd}
+    allowed = {each.resource_id: each.available_kw for each in steps}
+    assert (allowed["WATER"], allowed["NOTHING"], allowed["NEW"]) == (25.0, 0.0, 0.0)
+    # only what nature allows can be curtailed and sold instead
+    assert allowed["ENGINE"] is allowed["SHED"] is allowed["SMALL"] is None
+
+
+def test_a_store_that_reports_its_state_without_a_role_is_believed(known: Known) -> None:
+    pipeline, connection = known
+    measured, planned = states(connection, pipeline.last)
+    connection.execute(sa.text("update registry.series set role = null where device_id = 'BAT-001'"))
+    assert start_state(connection, pipeline.last) == measured != planned
