@@ -170,6 +170,20 @@ def apply(
     return _command(connection, items, made.span, step, now, by)
 
 
+def end(connection: sa.Connection, vpp_id: str, resource_ids: Sequence[str], now: datetime) -> None:
+    """End what stands for resources that leave their VPP: another of the same id is asked for nothing."""
+    connection.execute(
+        sa.update(allocation_item)
+        .where(
+            allocation_item.c.vpp_id == vpp_id,
+            allocation_item.c.resource_id.in_(resource_ids),
+            allocation_item.c.ended_at.is_(None),
+            allocation_item.c.commanded_at.is_not(None),
+        )
+        .values(ended_at=now)
+    )
+
+
 def get(connection: sa.Connection, vpp_id: str, allocation_id: str, *, lock: bool = False) -> Allocation:
     """Return one allocation of a VPP, held with ``lock``; ``NotFound`` where there is none."""
     statement = sa.select(*_COLUMNS).where(allocation.c.allocation_id == allocation_id, allocation.c.vpp_id == vpp_id)

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from energy_cloud_dagster.adapters import devices, vpps
+from energy_cloud_dagster.adapters import allocations, devices, vpps
 from energy_cloud_dagster.adapters.tables import (
     credential,
     device,
@@ -134,6 +134,7 @@ def delete(connection: sa.Connection, vpp_id: str, *, actor: str, now: datetime)
     last = vpps.resources(connection, [vpp_id])[vpp_id]
     document = held._asdict() | {"resources": [each._asdict() for each in last]}
     _record(connection, actor, now, "deleted", [(vpp_id, None, document)])
+    allocations.end(connection, vpp_id, [each.resource_id for each in last], now)
     mine = [each.device_id for each in last if each.device_id is not None]
     connection.execute(sa.update(device).where(device.c.device_id.in_(mine)).values(simulated=False))
     connection.execute(sa.update(vpp_resource).where(vpp_resource.c.vpp_id == vpp_id).values(device_id=None))
@@ -175,7 +176,9 @@ def create_resources(
     _require_plannable(named)
     _require_devices(connection, held, named)
     if any(each.type == "grid" for each in named):
-        _drop(connection, [taken[name] for name in taken if name == vpps.own_grid_id(vpp_id)])
+        own = vpps.own_grid_id(vpp_id)
+        _drop(connection, [taken[name] for name in taken if name == own])
+        allocations.end(connection, vpp_id, [own], now)
     return _add(connection, held, named, actor=actor, now=now, simulated=simulated)
 
 
@@ -189,6 +192,7 @@ def delete_resource(
     if gone is None or resource_id == vpps.own_grid_id(vpp_id):
         raise NotFound(f"VPP {vpp_id} has no resource {resource_id}")
     _drop(connection, [gone])
+    allocations.end(connection, vpp_id, [resource_id], now)
     _record(connection, actor, now, "resource_removed", [(vpp_id, resource_id, gone._asdict())])
     if all(each.type != "grid" for each in found.values()):
         _add(connection, held, [_own_grid(held)], actor=None, now=now, simulated=simulated)

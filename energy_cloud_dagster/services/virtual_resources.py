@@ -56,8 +56,9 @@ class SourceDevice(VirtualDevice):
     has_schedule = False
 
     def __init__(self, device: plain.Device, resource: Played) -> None:
-        most = resource.capacity_kw
-        super().__init__(device, Limits(-most if resource.type == "grid" else 0.0, most))
+        self._most = most = resource.capacity_kw
+        self._least = -most if resource.type == "grid" else 0.0
+        super().__init__(device, Limits(self._least, most))
         share = resource.parameters.get("availability")
         self._limited = resource.type in _GIVEN
         self._available = most * (float(share) if isinstance(share, int | float) else 1.0)
@@ -66,6 +67,9 @@ class SourceDevice(VirtualDevice):
         """Return ``power`` in kW."""
         standing = self.standing(now)
         setpoint = None if standing is None else standing.setpoint_kw
+        if setpoint is not None:
+            # it may have become smaller since it was commanded
+            setpoint = min(max(setpoint, self._least), self._most)
         if not self._limited:
             return {"power": setpoint or 0.0}
         return {"power": self._available if setpoint is None else min(setpoint, self._available)}

@@ -355,6 +355,12 @@ def test_a_resource_that_left_its_vpp_is_commanded_no_more(
         assert [each.resource_id for each in fallen if each.vpp_id == vpp_id] == ["SUN"]
         allocations.advance(connection, start + 6 * MINUTE)
         assert len(commands.of_device(connection, f"{vpp_id}-CHP", limit=10)) == 1
+    # another one of its name and device is nobody's to command yet
+    with api_engine.begin() as connection:
+        again = NewResource("chp", 50.0, {}, "CHP")
+        made = vpp_registry.create_resource(connection, vpp_id, again, actor="test", now=start, simulated=True)
+    assert made.device_id == f"{vpp_id}-CHP"
+    assert {name: each["status"] for name, each in status(operator, vpp_id)[1].items()}["CHP"] == "free"
 
 
 def test_a_silent_device_gets_its_safe_setpoint_once_and_a_speaking_one_none(

@@ -124,3 +124,6 @@ def test_resources_that_change_or_leave_are_played_as_they_are(tmp_path: Path) -
     registry.found = [resource("chp", kw=200.0), resource("load")]
     devices.look()
     assert power(devices, "load") == 30
+    registry.found = [resource("load", kw=20.0)]  # of a smaller one it cannot give more
+    devices.look()
+    assert power(devices, "load") == 20
