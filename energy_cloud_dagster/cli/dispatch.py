@@ -104,17 +104,21 @@ def _column_names(problem: Problem) -> dict[str, list[str]]:
 
 def _read(plan: Path) -> Any:
     try:
-        text = sys.stdin.read() if str(plan) == "-" else plan.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(plan) == "-" else plan.read_text(encoding="utf-8-sig")
     except OSError as error:
         _fail(f"{plan}: cannot be read ({error.strerror}); give the path of a JSON file")
     except UnicodeDecodeError:
         _fail(f"{plan}: is not UTF-8 text; give a JSON file")
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         _fail(f"{plan}: is not JSON ({error}); give the body of optimize plus resources")
+    except (ValueError, RecursionError):
+        # what Python refuses to convert, in words about Python
+        _fail(f"{plan}: is nested too deeply, or holds a number of thousands of digits")
 
 
 def _fail(message: str) -> Any:
-    typer.echo(f"energy-cloud: {message}", err=True)
+    # half a character, which JSON can hold and no terminal can show, is escaped
+    typer.echo(f"energy-cloud: {message.encode(errors='backslashreplace').decode()}", err=True)
     raise typer.Exit(1)

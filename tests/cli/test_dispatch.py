@@ -74,6 +74,10 @@ def test_a_plan_may_come_from_standard_input() -> None:
         ('{"demand": NaN, "resources": []}', "/demand: must be finite"),
         ("{", "is not JSON"),
         ("[]", "/: must be an object"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"demand": 1' + "0" * 5000 + "}", "thousands of digits"),
+        ('{"\\ud800": 1}', "is not known here"),
+        ('{"demand": 1, "resources": [{"type": "wind", "capacity": 1, "id": "\\ud800"}]}', "/resources/0/id"),
     ],
 )
 def test_a_bad_file_is_one_sentence_and_exit_1(tmp_path: Path, document: Any, says: str) -> None:
@@ -83,10 +87,16 @@ def test_a_bad_file_is_one_sentence_and_exit_1(tmp_path: Path, document: Any, sa
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_file_of_an_editor_that_marks_its_encoding_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{"demand": 1, "resources": []}', encoding="utf-8-sig")
+    assert run(str(path)).exit_code == 0
+
+
 def test_an_option_replaces_what_the_file_says(tmp_path: Path) -> None:
     path = saved(tmp_path, {"demand": 2000, "resources": RESOURCES, "solver": "milp", "timeLimit": -1})
     assert "/solver" in run(path).stderr
-    assert "/timeLimit: must be at least 0" in run(path, "--solver", "lp").stderr
+    assert "/timeLimit: must be above 0" in run(path, "--solver", "lp").stderr
     assert run(path, "--solver", "lp", "--time-limit", "60").exit_code == 0
     assert run(path, "--solver", "gurobi").exit_code == 2
 

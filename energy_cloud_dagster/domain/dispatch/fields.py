@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from datetime import datetime
 from difflib import get_close_matches
@@ -13,6 +14,8 @@ from energy_cloud_dagster.domain.intervals import utc
 
 #: The largest number that is believed: above all the power of the world in kW, and far below a solver's infinity.
 MOST: Final = 1e12
+#: What breaks the lines of a table, steers a terminal, or is no character at all (one half of a surrogate pair).
+UNREADABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 #: Characters of a wrong text that a message repeats.
 _QUOTED: Final = 40
 
@@ -95,9 +98,9 @@ class Fields:
         value = self.required(key) if default is None else self.get(key, default)
         return finite(value, at(self.pointer, key), low=low, high=high)
 
-    def optional_number(self, key: str, *, high: float | None = None) -> float | None:
-        """Return a number in ``[0, high]``, ``None`` where it is absent."""
-        return None if self.get(key) is None else self.number(key, high=high)
+    def optional_number(self, key: str, *, low: float | None = 0.0, high: float | None = None) -> float | None:
+        """Return a number in ``[low, high]``, ``None`` where it is absent."""
+        return None if self.get(key) is None else self.number(key, low=low, high=high)
 
     def whole(self, key: str, *, low: float | None = None) -> int | None:
         """Return an integer, ``None`` where it is absent."""
@@ -127,10 +130,6 @@ class Fields:
         if length != steps:
             raise InvalidInput(f"has {length} values; the plan has {steps} steps", pointer=pointer)
         return tuple(finite(each, at(pointer, index), low=low, high=high) for index, each in enumerate(value))
-
-    def optional_series(self, key: str, steps: int, *, low: float | None = 0.0) -> tuple[float, ...] | None:
-        """Return one value per step, ``None`` where the field is absent."""
-        return None if self.get(key) is None else self.series(key, steps, low=low)
 
     def text(self, key: str, default: str) -> str:
         """Return a string that is not empty."""

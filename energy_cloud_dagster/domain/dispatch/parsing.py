@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.fields import MOST, Fields, at, listing, shape_of
+from energy_cloud_dagster.domain.dispatch.fields import MOST, UNREADABLE, Fields, at, listing, shape_of
 from energy_cloud_dagster.domain.dispatch.problem import (
     DEFAULT_EFFICIENCY,
     DEFAULT_SOC,
@@ -141,11 +141,12 @@ def parse_problem(document: Any) -> Problem:
     reserve = Fields(limits.get("reserve", {}), "/constraints/reserve", ("up", "down"))
     steps = _steps(plan, items, limits, reserve)
     if steps * max(1, len(items)) > MAX_CELLS:
-        raise InvalidInput(f"{steps} steps for {len(items)} resources is past {MAX_CELLS:,}", pointer="/resources")
-    minutes = plan.number("stepMinutes", DEFAULT_STEP_MINUTES, high=24 * MINUTES_PER_HOUR)
-    time_limit = plan.optional_number("timeLimit")
+        many = f"{steps:,} steps of {len(items):,} resources are {steps * len(items):,} decisions"
+        raise InvalidInput(f"{many}, and a plan takes {MAX_CELLS:,}; give longer steps, or fewer", pointer="/resources")
+    minutes = plan.number("stepMinutes", DEFAULT_STEP_MINUTES, low=None, high=24 * MINUTES_PER_HOUR)
+    time_limit = plan.optional_number("timeLimit", low=None)
     for key, value in (("stepMinutes", minutes), ("timeLimit", time_limit)):
-        if value == 0:
+        if value is not None and value <= 0:
             raise InvalidInput("must be above 0", pointer=at("", key))
     demand = _column(plan, _Column("demand", None), steps)
     try:
@@ -230,7 +231,7 @@ def _roll(items: list[Any]) -> tuple[tuple[str, ...], tuple[str, ...], dict[str,
         ids.append(name)
         types.append(kind)
         members[_FAMILY[kind]].append(index)
-    if len(set(ids)) != len(ids):
+    if len(set(ids)) != len(ids) or UNREADABLE.search("".join(ids)):
         raise _Faulty
     return tuple(ids), tuple(types), members
 
@@ -403,7 +404,10 @@ def _name_the_fault(items: list[Any], steps: int) -> None:
             raise InvalidInput(f"type must be one of {', '.join(TYPES)}, not {kind!r}", pointer=f"{pointer}/type")
         family = _FAMILY[kind]
         fields = Fields(item, pointer, _KNOWN[family])
-        holders.setdefault(fields.text("id", _default_id(kind, index)), []).append(index)
+        name = fields.text("id", _default_id(kind, index))
+        if UNREADABLE.search(name):
+            raise InvalidInput("must have no control characters and no half characters", pointer=f"{pointer}/id")
+        holders.setdefault(name, []).append(index)
         if abs(fields.whole("priority", low=None) or 0) > MAX_PRIORITY:
             raise InvalidInput(f"must be within ±{MAX_PRIORITY:,}", pointer=f"{pointer}/priority")
         if family != "generator" and any(fields.series("minPower", steps)):
