@@ -296,3 +296,8 @@ def refusal(document: Any) -> InvalidInput | None:
     except InvalidInput as error:
         return error
     return None
+
+
+def test_seven_days_of_five_minutes_for_a_thousand_resources_are_a_problem() -> None:
+    document = {"demand": 500, "horizon": 2016, "stepMinutes": 5, "resources": [{**SOLAR, "id": None}] * 1001}
+    assert parse_problem(document).generators.limit.shape == (1001, 2016)

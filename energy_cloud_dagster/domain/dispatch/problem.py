@@ -26,9 +26,11 @@ RENEWABLE_TYPES: Final = frozenset({"solar", "wind", "hydro"})
 GENERATOR_TYPES: Final = RENEWABLE_TYPES | {"chp"}
 TYPES: Final = (*sorted(GENERATOR_TYPES), "grid", "load", "storage")
 
-#: A year of quarter hours, and a bound on steps times resources that keeps memory in sight.
+#: A year of quarter hours.
 MAX_STEPS: Final = 35_136
-MAX_CELLS: Final = 2_000_000
+#: Steps times resources: seven days of five minutes for a good thousand resources. Each takes some 1.3 kB, in all 3 GB,
+#: and a thousand of mixed kind take two minutes.
+MAX_CELLS: Final = 2_500_000
 
 DEFAULT_STEP_MINUTES: Final = 60.0
 DEFAULT_EFFICIENCY: Final = 0.9
