@@ -109,6 +109,37 @@ def test_unused_sun_has_a_reason(resources: list[dict[str, Any]], reason: str) -
     assert reason in sentence
 
 
+@pytest.mark.parametrize(
+    ("sun", "reason"),
+    [
+        ({"minPower": 80}, "because it could not reach its minPower of 80 kW"),
+        ({"minPower": 40, "capacity": 60}, "because it would have to give its minPower of 40 kW at least"),
+    ],
+)
+def test_a_unit_that_must_stay_off_says_so(sun: dict[str, Any], reason: str) -> None:
+    tie = {"id": "TIE", "type": "grid", "capacity": 90, "costPerKWh": 0.3}
+    sun = {"id": "SUN", "type": "solar", "capacity": 50, **sun}
+    assert reason in told({"demand": 30, "resources": [sun, tie]})[0]
+
+
+def test_what_would_be_written_as_nothing_is_not_told() -> None:
+    load = {"id": "LOAD", "type": "load", "capacity": 0.01}
+    least = {"id": "UNIT", "type": "chp", "capacity": 0.02, "minPower": 0.01, "costPerKWh": 0.9}
+    closed = {"id": "SHUT", "type": "grid", "capacity": 0, "costPerKWh": 0.1}
+    tie = {"id": "TIE", "type": "grid", "capacity": 500, "costPerKWh": 0.3}
+    up = {"reserve": {"up": 400.01}}
+    for many in (1, 40):
+        sources = [{**load, "id": f"LOAD-{n}"} for n in range(many)]
+        sentence = told({"demand": 100, "resources": [*sources, least, closed, tie], "constraints": up})[0]
+        assert not re.search(r"(?<![\d.,])0 kW|SHUT", sentence)
+
+
+def test_a_store_that_is_filled_to_its_least_says_so() -> None:
+    store = {"id": "BAT", "type": "storage", "capacity": 10, "energyCapacity": 20, "soc": 0.1, "endSoc": 0}
+    tie = {"id": "TIE", "type": "grid", "capacity": 90, "costPerKWh": 0.3}
+    assert "to keep its minSoc" in told({"demand": 30, "resources": [{**store, "minSoc": 0.3}, tie]})[0]
+
+
 def test_ramps_least_powers_and_reserve_say_what_they_cost() -> None:
     slow = {"id": "GAS-1", "type": "chp", "capacity": 60, "costPerKWh": 0.1, "rampRate": 5, "initialOutput": 10}
     tie = {"id": "TIE", "type": "grid", "capacity": 90, "costPerKWh": 0.3}
@@ -206,6 +237,12 @@ def test_a_plan_that_ran_out_of_time_says_how_good_it_is() -> None:
         "The time limit stopped the search: this is the best plan found so far, and at most 1.23% could be saved."
     ]
     assert "not known" in next(iter(explain.goals(problem, replace(outcome, optimal=False, gap=None))))
+
+
+def test_a_ramp_that_cannot_be_kept_says_where_it_starts() -> None:
+    unit = {"id": "GAS", "type": "chp", "capacity": 50, "rampRate": 5, "initialOutput": 90}
+    sentence = explain.impossible(("GAS.rampRate",), parse_problem({"demand": 5, "resources": [unit]}))
+    assert "GAS.rampRate (5 kW per step after an initialOutput of 90 kW)" in sentence
 
 
 def test_a_conflict_is_told_with_what_each_side_asks_for() -> None:

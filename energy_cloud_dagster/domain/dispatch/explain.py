@@ -96,7 +96,9 @@ def sentences(problem: Problem, outcome: Outcome) -> Iterator[str]:
     flows = outcome.flows
     net = _net(problem, flows)
     peak = max(float(np.abs(net).max(initial=0.0)), float(problem.demand.max(initial=0.0)))
-    nothing, units, clock = _NOTHING * max(1.0, peak), Units(peak), Clock(problem)
+    units, clock = Units(peak), Clock(problem)
+    # what would be written as 0 is not told
+    nothing = max(_NOTHING * max(1.0, peak), units.nothing)
     reasons = Reasons(problem, outcome, units, clock, nothing)
     tell = _ByName(problem, net, units, nothing) if problem.size <= _BY_NAME else _ByType(problem, net, units, nothing)
     demands = units.powers(problem.demand)
@@ -162,7 +164,7 @@ class _ByType:
     """Who gives what, summed over all resources of a type, and the largest of all."""
 
     def __init__(self, problem: Problem, net: Floats, units: Units, nothing: float) -> None:
-        self._problem, self._units = problem, units
+        self._problem, self._units, self._nothing = problem, units, nothing
         self._groups: list[tuple[str, list[float], list[int]]] = []
         types = np.asarray(problem.types)
         for kind in dict.fromkeys(problem.types):
@@ -190,4 +192,4 @@ class _ByType:
         ]
         text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
         largest = f"the largest is {self._problem.ids[self._largest[step]]} with {self._units.power(self._most[step])}"
-        return [text, largest] if self._most[step] > 0 else [text]
+        return [text, largest] if self._most[step] > self._nothing else [text]

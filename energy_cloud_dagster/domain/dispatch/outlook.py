@@ -77,9 +77,12 @@ def _asked(problem: Problem, name: str) -> str:
     resource, _, field = name.rpartition(".")
     if resource in problem.ids:
         place = problem.ids.index(resource)
-        if field in ("rampRate", "minPower"):
-            of, unit = (units.ramp, " kW per step") if field == "rampRate" else (units.min_power, " kW")
-            return _between(of[units.place == place], unit)
+        if field == "minPower":
+            return _between(units.min_power[units.place == place], " kW")
+        if field == "rampRate":
+            initial = float(units.initial[units.place == place][0])
+            after = "" if np.isnan(initial) else f" after an initialOutput of {initial:,.6g} kW"
+            return _between(units.ramp[units.place == place], f" kW per step{after}")
         share = {"minSoc": stores.min_soc, "maxSoc": stores.max_soc}.get(field, stores.end_soc)
         return _between(share[stores.place == place], "")
     if name == "reserve":

@@ -14,7 +14,7 @@ from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, money
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.flows import Outcome
-    from energy_cloud_dagster.domain.dispatch.problem import Floats, Problem
+    from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
 
 #: A dual above this says that a limit binds (currency per kWh).
 DUAL_TOLERANCE: Final = 1e-7
@@ -36,7 +36,8 @@ class Reasons:
         self._units, self._clock, self._nothing = units, clock, nothing
         self._prices = [money(price) for price in self.price]
         self._floor = DUAL_TOLERANCE * problem.step_hours
-        self._import, self._export = self._peaks("import"), self._peaks("export")
+        # a connection that is closed does not do all it can
+        self._import, self._export = (self._peaks(name, problem.ties.capacity > 0) for name in ("import", "export"))
         self._all_imports = self._series("maxGridImport")
         self._ramp, self._least = self._peaks("ramp"), self._peaks("minPower")
         self._up, self._down = self._series("reserveUp"), self._series("reserveDown")
@@ -89,8 +90,10 @@ class Reasons:
 
     # -- limits
 
-    def _peaks(self, name: str) -> _Peaks | None:
+    def _peaks(self, name: str, where: BoolArray | None = None) -> _Peaks | None:
         values = self._limits.get(name)
+        if values is not None and where is not None:
+            values = values * where
         if values is None or not values.size or values.max() <= self._floor:
             return None
         rows = values.argmax(axis=0)
@@ -120,9 +123,10 @@ class Reasons:
             yield value, f"{unit_id} changes as fast as its rampRate allows, and {worth}"
         if self._least is not None and (value := self._least[0][step]) > self._floor:
             row = self._least[1][step]
-            least = self._units.power(float(self._problem.generators.min_power[row, step]))
-            worth = f"one {unit} less of it would save {self._worth(value)}"
-            yield value, f"{ids[place[row]]} runs at its minPower of {least}, and {worth}"
+            power = float(self._problem.generators.min_power[row, step])
+            least, worth = self._units.power(power), f"one {unit} less of it would save {self._worth(value)}"
+            if power > self._nothing:
+                yield value, f"{ids[place[row]]} runs at its minPower of {least}, and {worth}"
         for name, values in (("up", self._up), ("down", self._down)):
             if values is not None and (value := values[step]) > self._floor:
                 yield value, f"each {unit} of reserve {name} costs {self._worth(value)}"
@@ -186,11 +190,17 @@ class Reasons:
         problem = self._problem
         most = problem.ids[problem.generators.place[row]]
         text = f"{self._units.power(left)} of renewables stay unused, most at {most}, because "
+        units = self._problem.generators
+        least, runs = float(units.min_power[row, step]), self._flows.generation[row, step] > self._nothing
+        if not runs and least > units.limit[row, step]:
+            return f"{text}it could not reach its minPower of {self._units.power(least)}"
         ramps, price, cost = self._limits.get("ramp"), self.price[step], float(self._costs[0][row, step])
         if ramps is not None and ramps[row, step : step + 2].max() > self._floor:
             return f"{text}its rampRate holds it"
         if self._up is not None and self._up[step] > self._floor:
             return f"{text}they are kept as reserve"
+        if price > cost + _SAME_PRICE and least > 0 and not runs:
+            return f"{text}it would have to give its minPower of {self._units.power(least)} at least"
         if price > cost + _SAME_PRICE:
             return f"{text}other limits of the plan hold them"
         reasons = ["the stores take no more"] if full and len(problem.stores.place) else []
@@ -222,7 +232,12 @@ class Reasons:
             ends = self._limits.get("endSoc")
             if supplies:
                 return f"{text}, of what it held"
-            return f"{text} to end as full as it must" if ends is not None and ends[row] > DUAL_TOLERANCE else text
+            if ends is not None and ends[row] > DUAL_TOLERANCE:
+                return f"{text} to end as full as it must"
+            least = self._limits.get("empty")
+            return (
+                f"{text} to keep its minSoc" if least is not None and least[row, step:].max() > DUAL_TOLERANCE else text
+            )
         there, when = self._prices[other], self._clock.seen_from(step, other)
         if not supplies:
             return f"{text} to discharge at {there} {when}"

@@ -26,6 +26,8 @@ class Units:
         shown = peak_kw / self.factor
         self._digits = 1 if shown >= 100 else 2 if shown >= 1 else 4
         self._form = f",.{self._digits}f"
+        #: A power (kW) up to this one is written as 0.
+        self.nothing = 0.05 if self.factor > 1 else 0.5 * 10**-self._digits
         #: Whether no power of the plan needs a comma or another unit, which is quicker to write.
         self._plain = peak_kw < 1000
 
