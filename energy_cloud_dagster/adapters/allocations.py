@@ -6,8 +6,9 @@ Functions take an open connection and never commit.
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -132,6 +133,33 @@ def add(
     return made
 
 
+def one_at_a_time(connection: sa.Connection, vpp_id: str) -> None:
+    """Wait for another allocation of the VPP, and let others wait until the commit."""
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(vpp_id, 0))))
+
+
+def standing_alone_kw(
+    connection: sa.Connection, vpp_id: str, besides: Collection[str], now: datetime, bound_kw: float
+) -> float:
+    """Return what stands for a VPP by people's allocations of up to ``bound_kw`` that nobody approved.
+
+    It is the sum over the resources, but for ``besides``, of their largest absolute setpoint in kW.
+    """
+    outputs: sa.ScalarResult[list[float]] = connection.execute(
+        sa.select(allocation_item.c.outputs)
+        .join(allocation, allocation.c.allocation_id == allocation_item.c.allocation_id)
+        .where(
+            allocation_item.c.vpp_id == vpp_id,
+            allocation_item.c.resource_id.not_in(besides),
+            *_stands(now),
+            allocation.c.approved_by.is_(None),
+            allocation.c.requested_by != FOLLOWER,
+            allocation.c.total_kw <= bound_kw,
+        )
+    ).scalars()
+    return math.fsum(max(map(abs, each)) for each in outputs)
+
+
 def apply(
     connection: sa.Connection, made: Allocation, now: datetime, *, by: str, approved_by: str | None = None
 ) -> list[Command]:
@@ -140,8 +168,7 @@ def apply(
     ``Conflict`` where the allocation was applied before or its steps are over.
     """
     step = made.span.step_at(now)
-    # Two allocations of one VPP come one after the other.
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(made.vpp_id, 0))))
+    one_at_a_time(connection, made.vpp_id)
     changed = connection.execute(
         sa.update(allocation)
         .where(allocation.c.allocation_id == made.allocation_id, allocation.c.state == "waiting")

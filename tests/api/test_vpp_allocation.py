@@ -254,6 +254,10 @@ def test_a_large_allocation_waits_for_an_administrator_who_is_somebody_else(
         accounts.ensure(connection, "shift-lead", PASSWORD, "admin")
     operator, admin = strict.as_("operator"), strict.as_("shift-lead")
     apply(operator, vpp_id, [entry("SUN", 5_000), entry("STORE", -800)])  # 5,800 kW are moved
+    # in parts it is as large: what stands counts, but for what it replaces
+    part = operator.post(f"/v1/vpp/{vpp_id}/allocation", {"allocation": [entry("CHP", 300)]})
+    assert (part.status_code, "300 kW beside 5800 kW" in part.json()["detail"]) == (202, True)
+    apply(operator, vpp_id, [entry("STORE", 800), entry("CHP", 200)])
     large = {"allocation": [entry("SUN", 5_000), entry("STORE", -800), entry("CHP", 300)]}
     answer = operator.post(f"/v1/vpp/{vpp_id}/allocation", large)
     assert answer.status_code == 202
@@ -261,7 +265,7 @@ def test_a_large_allocation_waits_for_an_administrator_who_is_somebody_else(
     assert (waiting["success"], waiting["state"], waiting["commands"]) == (False, "waiting", [])
     assert "6100 kW is above the 6000 kW" in waiting["detail"]
     _, resources = status(operator, vpp_id)
-    assert resources["CHP"]["status"] == "free"
+    assert resources["CHP"]["setpoint"] == 200
     path = f"/v1/vpp/{vpp_id}/allocations/{waiting['id']}/approve"
     assert operator.post(path, None).status_code == 403
     assert strict.as_("trader").post(path, None).status_code == 403
@@ -281,6 +285,8 @@ def test_a_large_allocation_waits_for_an_administrator_who_is_somebody_else(
     assert (detail["state"], detail["approvedBy"]) == ("applied", "admin")
     # An administrator's own needs nobody.
     apply(admin, vpp_id, large["allocation"])
+    # What an administrator answers for counts against nobody.
+    apply(operator, vpp_id, [entry(f"{vpp_id}-GRID", 5_900)])
     # What waits is judged by what the VPP has when it is approved.
     waiting = operator.post(f"/v1/vpp/{vpp_id}/allocation", large).json()
     with api_engine.begin() as connection:

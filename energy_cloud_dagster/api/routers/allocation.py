@@ -177,6 +177,8 @@ def post_allocation(
         assignments = checked(entries, [_target(each) for each in resources.values()])
         span = span._replace(steps=len(assignments[0].outputs))
         span.step_at(now)
+        allocations.one_at_a_time(connection, vpp_id)
+        beside = _stands_beside(connection, context, caller, vpp_id, assignments, now)
         made = allocations.add(
             connection,
             found.vpp_id,
@@ -187,9 +189,10 @@ def post_allocation(
             now=now,
             optimization_id=wanted.optimization_id,
         )
-        if _needs_approval(context, caller, made):
-            bound = context.settings.dispatch_approval_kw
-            detail = f"{made.total_kw:g} kW is above the {bound:g} kW that an operator applies alone; it waits"
+        bound = context.settings.dispatch_approval_kw
+        if bound is not None and caller.role != _APPROVES and made.total_kw + beside > bound:
+            asked = f"{made.total_kw:g} kW" + (f" beside {beside:g} kW that stand already" if beside else "")
+            detail = f"{asked} is above the {bound:g} kW that an operator applies alone; it waits"
             answer = AllocationAnswer(
                 success=False, id=made.allocation_id, state="waiting", commands=[], uncommanded=[], detail=detail
             )
@@ -362,9 +365,20 @@ def _require_as_it_was(connection: sa.Connection, made: Allocation) -> None:
             raise Conflict(f"the VPP changed since: {each.resource_id} has another device")
 
 
-def _needs_approval(context: Context, caller: Principal, made: Allocation) -> bool:
+def _stands_beside(
+    connection: sa.Connection,
+    context: Context,
+    caller: Principal,
+    vpp_id: str,
+    assignments: Sequence[Assignment],
+    now: datetime,
+) -> float:
+    """Return the kW that stand for other resources without approval: a large allocation is large in parts, too."""
     bound = context.settings.dispatch_approval_kw
-    return bound is not None and caller.role != _APPROVES and made.total_kw > bound
+    if bound is None or caller.role == _APPROVES:
+        return 0.0
+    named = [each.resource_id for each in assignments]
+    return allocations.standing_alone_kw(connection, vpp_id, named, now, bound)
 
 
 def _target(resource: VppResource) -> Target:
