@@ -107,3 +107,23 @@ def test_any_limit_gives_a_plan_or_one_sentence(limit: float) -> None:
     with suppress(lp.SolverFailed):
         solution = solve(problem)
     assert solution is None or violations_of(problem, solution) == []
+
+
+def test_a_gap_counts_unmet_demand_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    both_ways = {**TIE, "costPerKWh": [0.3, 0.1, 0.3, 0.3, 0.1], "exportPrice": [0.32, 0.1, 0.36, 0.31, 0.33]}
+    document = {"demand": [300, 90, 130, 75, 20], "resources": [SUN, {**STORE, "endSoc": 0}, both_ways]}
+    best, solve_arrays = optimise(parse_problem(document)), lp.run
+
+    def no_integers(matrices: Matrices, **options: Any) -> lp.Raw:
+        return lp.Raw("unknown") if matrices.integer is not None else solve_arrays(matrices, **options)
+
+    monkeypatch.setattr(lp, "run", no_integers)
+    late = optimise(parse_problem(document), time_limit=600)
+    assert isinstance(best, Outcome)
+    assert isinstance(late, Outcome)
+    assert best.shortfalls["unmetDemand"] == pytest.approx(late.shortfalls["unmetDemand"])
+    penalty = 10 * best.shortfalls["unmetDemand"]
+    assert (penalty > 0, late.optimal) == (True, False)
+    assert late.gap is not None
+    assert (late.cost + penalty) * (1 - late.gap) <= (best.cost + penalty) * (1 + 1e-9)
+    assert late.gap > 0

@@ -220,10 +220,10 @@ class _Search:
         cost = found.cost if flows is found.flows else cost_of(self._problem, flows)
         gap: float | None = 0.0
         if not found.proven:
-            gap, bound = None, max(relaxed.raw.bound, self._bound)
+            gap, bound, objective = None, max(relaxed.raw.bound, self._bound), found.raw.objective
             # a plan whose goals fall short by less costs no less than any that may fall short by more
             if np.isfinite(bound) and _goals_as_good(found, relaxed):
-                gap = max(found.cost - bound, 0.0) / max(abs(found.cost), NOTHING)
+                gap = max(objective - bound, 0.0) / max(abs(objective), NOTHING)
         unproven = {goal: found.shortfalls[goal] - least for goal, least in found.bounds.items()}
         unproven = {goal: less for goal, less in unproven.items() if less > _SAME * max(1.0, found.shortfalls[goal])}
         return Outcome(flows, duals, found.shortfalls, cost, optimal=found.proven, gap=gap, unproven=unproven)
