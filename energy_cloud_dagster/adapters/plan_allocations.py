@@ -1,28 +1,31 @@
 """The hourly plan as an allocation: what is told to the devices of a VPP whose plan is applied by itself.
 
 Storage, CHP and flexible load are told what the plan has for them. Sun, wind and water are told a limit only where the
-plan curtails them, else their capacity: what they give beyond the forecast is welcome. A resource that a person
-commands meanwhile is left to that person.
+plan curtails them: what they give beyond the forecast is welcome. A resource that a person commands, or that follows an
+allocation which a person asked for, is left alone.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 
-from energy_cloud_dagster.adapters import actuals, allocations, plans, vpps
-from energy_cloud_dagster.adapters.allocations import FOLLOWER, Allocation
+from energy_cloud_dagster.adapters import allocations, plans, vpps
+from energy_cloud_dagster.adapters.allocations import FOLLOWER, WATCHDOG, Allocation, Standing
 from energy_cloud_dagster.adapters.plans import SetpointRow
-from energy_cloud_dagster.adapters.tables import allocation, plan, vpp
+from energy_cloud_dagster.adapters.tables import allocation, command, plan, vpp
+from energy_cloud_dagster.adapters.vpps import VppResource
 from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Span, largest_total_kw
 
 #: A plan whose first hour began longer ago than this is not taken up: the next one is due.
 FRESH: Final = timedelta(hours=2)
 _STEP: Final = timedelta(hours=1)
+_WEATHER: Final = frozenset({"solar", "wind", "hydro"})
 #: Below the limit by more than this share of it is curtailment, not rounding.
 _CURTAILED: Final = 1e-6
 
@@ -39,19 +42,23 @@ def take_up(connection: sa.Connection, now: datetime, approval_kw: float | None)
         steps = plans.setpoints(connection, vpp_id, issued_at)
         listed = {one.resource_id: one for one in vpps.resources(connection, [vpp_id])[vpp_id]}
         held = allocations.standing(connection, vpp_id, now)
+        theirs = _of_people(connection, vpp_id, held)
         devices = [one.device_id for one in listed.values() if one.device_id is not None]
-        commanded = actuals.in_force(connection, devices, now)
+        commanded = _asked(connection, devices, now)
         free = {
             name: (one.type, one.device_id)
             for name, one in listed.items()
             if one.device_id is not None
             and one.type != "grid"
             and one.device_id not in commanded
-            and not (name in held and held[name].overridden)
+            and name not in theirs
         }
-        assignments = _assignments(
-            [step for step in steps if step.resource_id in free], {name: listed[name].capacity_kw for name in free}
-        )
+        assignments = [
+            one
+            for one in _assignments(steps, {name: listed[name].capacity_kw for name in free})
+            # what is never curtailed is left alone, unless it still stands under an earlier plan's limit
+            if one.resource_id in held or listed[one.resource_id].type not in _WEATHER or _limits(one, listed)
+        ]
         if not assignments:
             continue
         span = Span(start, int(_STEP / timedelta(minutes=1)), len(assignments[0].outputs))
@@ -61,6 +68,39 @@ def take_up(connection: sa.Connection, now: datetime, approval_kw: float | None)
             one = one._replace(state="applied", applied_at=now)
         made.append(one)
     return made
+
+
+def _of_people(connection: sa.Connection, vpp_id: str, held: Mapping[str, Standing]) -> set[str]:
+    """Return the resources that a person commands, or that stand under an allocation that a person asked for."""
+    ids = {each.item.allocation_id for each in held.values()}
+    asked = {each for each in ids if allocations.get(connection, vpp_id, each).requested_by != FOLLOWER}
+    return {name for name, each in held.items() if each.overridden or each.item.allocation_id in asked}
+
+
+def _asked(connection: sa.Connection, devices: Sequence[str], now: datetime) -> set[str]:
+    """Return the devices whose newest command is a person's setpoint that holds still, answered or not."""
+    newest = (
+        sa.select(command.c.device_id, command.c.requested_by, command.c.payload, command.c.valid_until)
+        .ext(distinct_on(command.c.device_id))
+        .where(
+            command.c.device_id.in_(devices),
+            command.c.kind == "command",
+            command.c.state.not_in(("rejected", "expired")),
+        )
+        .order_by(command.c.device_id, command.c.created_at.desc(), command.c.command_id.desc())
+    )
+    return {
+        row.device_id
+        for row in connection.execute(newest)
+        if row.requested_by not in (FOLLOWER, WATCHDOG)
+        and row.payload.get("type") == "setpoint"
+        and row.valid_until > now
+    }
+
+
+def _limits(one: Assignment, listed: Mapping[str, VppResource]) -> bool:
+    """Return whether an assignment keeps its resource below its capacity in some step."""
+    return any(output < listed[one.resource_id].capacity_kw for output in one.outputs)
 
 
 def _due(connection: sa.Connection, now: datetime) -> list[tuple[str, datetime, datetime]]:
@@ -92,10 +132,14 @@ def _due(connection: sa.Connection, now: datetime) -> list[tuple[str, datetime, 
     return [(row.vpp_id, row.issued_at, row.plan_start) for row in connection.execute(statement)]
 
 
-def _assignments(steps: Sequence[SetpointRow], capacity: dict[str, float]) -> list[Assignment]:
+def _assignments(steps: Sequence[SetpointRow], capacity: Mapping[str, float]) -> list[Assignment]:
+    """Return the setpoints of the resources in ``capacity`` (kW), by resource; where nothing is curtailed, capacity."""
     outputs: dict[str, list[float]] = defaultdict(list)
     for step in steps:
-        allowed, most = step.available_kw, capacity[step.resource_id]
+        most = capacity.get(step.resource_id)
+        if most is None:
+            continue
+        allowed = step.available_kw
         if allowed is not None and step.output_kw >= allowed * (1 - _CURTAILED):
             outputs[step.resource_id].append(most)
         else:

@@ -51,9 +51,9 @@ def vpp_id(engine: sa.Engine) -> Iterator[str]:
         vpp_registry.delete(connection, name, actor="test", now=datetime.now(UTC))
 
 
-def asked(engine: sa.Engine, vpp_id: str) -> list[tuple[float, str]]:
+def asked(engine: sa.Engine, vpp_id: str, resource: str = "CHP") -> list[tuple[float, str]]:
     with engine.connect() as connection:
-        found = commands.of_device(connection, f"{vpp_id}-CHP", limit=10)
+        found = commands.of_device(connection, f"{vpp_id}-{resource}", limit=10)
     return [(each.payload["value"], each.requested_by) for each in reversed(found)]
 
 
@@ -109,20 +109,25 @@ def test_a_new_plan_is_applied_once_and_curtails_only_where_it_means_to(engine: 
     now = datetime.now(UTC)
     start = now.replace(minute=0, second=0, microsecond=0)
     with engine.begin() as connection:
-        more = [NewResource("solar", 50.0, {}, "SUN"), NewResource("wind", 80.0, {}, "WIND")]
+        more = [
+            NewResource("chp", 90.0, {}, "ENGINE"),
+            NewResource("solar", 50.0, {}, "SUN"),
+            NewResource("wind", 80.0, {}, "WIND"),
+        ]
         vpp_registry.create_resources(connection, vpp_id, more, actor="test", now=now, simulated=True)
     planned(
         engine,
         vpp_id,
         start,
         {
-            "CHP": ("chp", 40.0, None),
+            "CHP": ("chp", 41.0, None),
+            "ENGINE": ("chp", 40.0, None),
             "SUN": ("solar", 20.0, 20.0),
             "WIND": ("wind", 10.0, 60.0),
             "TIE": ("grid", 5.0, None),
         },
     )
-    later = start + timedelta(minutes=59)
+    later = max(now, start + timedelta(minutes=6))
     following = Following(
         Writer(engine, threading.Event()), timedelta(hours=1), applies_plans=True, clock=lambda: later
     )
@@ -130,26 +135,51 @@ def test_a_new_plan_is_applied_once_and_curtails_only_where_it_means_to(engine: 
     assert taken_up(engine, later) == [], "it was taken up already"
     with engine.connect() as connection:
         standing = allocations.standing(connection, vpp_id, later)
-    assert {name: each.item.setpoint_kw for name, each in standing.items()} == {"CHP": 40.0, "SUN": 50.0, "WIND": 10.0}
-    assert asked(engine, vpp_id)[-1] == (40.0, allocations.FOLLOWER)
+    assert {name: each.item.setpoint_kw for name, each in standing.items()} == {
+        "CHP": 60.0,  # as the person asked who applied an allocation
+        "ENGINE": 40.0,
+        "WIND": 10.0,
+    }
+    assert asked(engine, vpp_id, "ENGINE") == [(40.0, allocations.FOLLOWER)]
 
 
 def test_a_plan_that_asks_for_much_waits_and_a_person_s_command_is_left_alone(engine: sa.Engine, vpp_id: str) -> None:
     now = datetime.now(UTC)
-    start = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-    planned(engine, vpp_id, start, {"CHP": ("chp", 40.0, None)})
-    assert taken_up(engine, now, approval_kw=39.0) == ["waiting"]
-    assert asked(engine, vpp_id) == [(60.0, "test")], "nobody has approved it"
+    start = now - timedelta(minutes=70)
     with engine.begin() as connection:
-        wanted = Instruction("setpoint", 99.0, "kW")
+        engines = [NewResource("chp", 90.0, {}, "ENGINE")]
+        vpp_registry.create_resources(connection, vpp_id, engines, actor="test", now=now, simulated=True)
+    planned(engine, vpp_id, start, {"ENGINE": ("chp", 40.0, None)})
+    assert taken_up(engine, now, approval_kw=39.0) == ["waiting"]
+    assert asked(engine, vpp_id, "ENGINE") == [], "nobody has approved it"
+    with engine.begin() as connection:
+        wanted = Instruction("setpoint", 80.0, "kW")
         until = now + timedelta(hours=3)
-        commands.enqueue(connection, f"{vpp_id}-CHP", wanted, requested_by="anna", now=now, valid_until=until)
-    planned(engine, vpp_id, start + timedelta(hours=1), {"CHP": ("chp", 41.0, None)})
-    assert taken_up(engine, start + timedelta(hours=1, minutes=59)) == []
-    assert asked(engine, vpp_id)[-1] == (99.0, "anna")
+        commands.enqueue(connection, f"{vpp_id}-ENGINE", wanted, requested_by="anna", now=now, valid_until=until)
+    planned(engine, vpp_id, start + timedelta(hours=1), {"ENGINE": ("chp", 41.0, None)})
+    assert taken_up(engine, now) == []
+    assert asked(engine, vpp_id, "ENGINE") == [(80.0, "anna")]
 
 
 def test_an_old_plan_is_not_taken_up(engine: sa.Engine, vpp_id: str) -> None:
     now = datetime.now(UTC)
-    planned(engine, vpp_id, now - timedelta(hours=3), {"CHP": ("chp", 40.0, None)})
+    with engine.begin() as connection:
+        engines = [NewResource("chp", 90.0, {}, "ENGINE")]
+        vpp_registry.create_resources(connection, vpp_id, engines, actor="test", now=now, simulated=True)
+    planned(engine, vpp_id, now - timedelta(hours=3), {"ENGINE": ("chp", 40.0, None)})
     assert taken_up(engine, now) == []
+
+
+def test_a_limit_that_the_next_plan_does_not_need_is_lifted(engine: sa.Engine, vpp_id: str) -> None:
+    now = datetime.now(UTC)
+    start = now.replace(minute=0, second=0, microsecond=0)
+    with engine.begin() as connection:
+        wind = [NewResource("wind", 80.0, {}, "WIND")]
+        vpp_registry.create_resources(connection, vpp_id, wind, actor="test", now=now, simulated=True)
+    planned(engine, vpp_id, start, {"WIND": ("wind", 10.0, 60.0)})
+    first, second = (start + timedelta(hours=hours, minutes=59) for hours in (0, 1))
+    assert taken_up(engine, first) == ["applied"]
+    planned(engine, vpp_id, start + timedelta(hours=1), {"WIND": ("wind", 60.0, 60.0)})
+    assert taken_up(engine, second) == ["applied"]
+    with engine.connect() as connection:
+        assert allocations.standing(connection, vpp_id, second)["WIND"].item.setpoint_kw == 80.0
