@@ -198,8 +198,11 @@ def apply(
 
 
 def end(connection: sa.Connection, vpp_id: str, resource_ids: Sequence[str], now: datetime) -> None:
-    """End what stands for resources that leave their VPP: another of the same id is asked for nothing."""
-    connection.execute(
+    """End what stands for resources that leave their VPP, and withdraw what their devices have not answered.
+
+    Another resource of the same id is asked for nothing.
+    """
+    ended: sa.ScalarResult[str | None] = connection.execute(
         sa.update(allocation_item)
         .where(
             allocation_item.c.vpp_id == vpp_id,
@@ -208,7 +211,9 @@ def end(connection: sa.Connection, vpp_id: str, resource_ids: Sequence[str], now
             allocation_item.c.commanded_at.is_not(None),
         )
         .values(ended_at=now)
-    )
+        .returning(allocation_item.c.command_id)
+    ).scalars()
+    commands.withdraw(connection, [each for each in ended if each is not None], now, "its resource left the VPP")
 
 
 def get(connection: sa.Connection, vpp_id: str, allocation_id: str, *, lock: bool = False) -> Allocation:

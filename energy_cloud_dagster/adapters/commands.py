@@ -256,6 +256,17 @@ def expire(connection: sa.Connection, now: datetime, *, limit: int = 1_000) -> l
     return ended
 
 
+def withdraw(connection: sa.Connection, command_ids: Collection[str], now: datetime, why: str) -> list[Command]:
+    """End those of the commands that no device has answered yet, for the reason ``why``, and return them."""
+    rows = connection.execute(
+        sa.select(*_COLUMNS)
+        .where(command.c.command_id.in_(command_ids), command.c.state.in_(("queued", "sent")))
+        .order_by(command.c.command_id)
+        .with_for_update()
+    )
+    return _enter(connection, [Command._make(row) for row in rows], "expired", now, OUTBOX, why)
+
+
 def next_due(connection: sa.Connection) -> datetime | None:
     """Return when the outbox has to act next: the first repetition, expiry or queued message; None: nothing is open."""
     at = sa.func.least(

@@ -360,7 +360,9 @@ def test_a_resource_that_left_its_vpp_is_commanded_no_more(
         fallen = allocations.fall_back(connection, start + 4 * MINUTE, WATCHDOG)
         assert [each.resource_id for each in fallen if each.vpp_id == vpp_id] == ["SUN"]
         allocations.advance(connection, start + 6 * MINUTE)
-        assert len(commands.of_device(connection, f"{vpp_id}-CHP", limit=10)) == 1
+        (last,) = commands.of_device(connection, f"{vpp_id}-CHP", limit=10)
+        # nobody plays it any more: asking it again and again would only keep others waiting
+        assert (last.state, last.reason) == ("expired", "its resource left the VPP")
     # another one of its name and device is nobody's to command yet
     with api_engine.begin() as connection:
         again = NewResource("chp", 50.0, {}, "CHP")
