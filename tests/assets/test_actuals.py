@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +16,6 @@ if TYPE_CHECKING:
     from tests.conftest import Pipeline
 
 Known = tuple["Pipeline", sa.Connection]
-
-
-@pytest.fixture
-def known(pipeline: Pipeline) -> Iterator[Known]:
-    """The pipeline and a connection to its database that is rolled back."""
-    from energy_cloud_dagster.resources import Database
-    from energy_cloud_dagster.resources.database import _engine
-
-    with _engine(Database().resolved_url).connect() as opened, opened.begin() as transaction:
-        yield pipeline, opened
-        transaction.rollback()
 
 
 def test_every_planned_hour_is_compared_and_the_first_has_no_plan(known: Known) -> None:

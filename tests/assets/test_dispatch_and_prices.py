@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -18,17 +17,6 @@ if TYPE_CHECKING:
     from tests.conftest import Pipeline
 
 Known = tuple["Pipeline", sa.Connection]
-
-
-@pytest.fixture
-def known(pipeline: Pipeline) -> Iterator[Known]:
-    """The pipeline and a connection to its database that is rolled back."""
-    from energy_cloud_dagster.resources import Database
-    from energy_cloud_dagster.resources.database import _engine
-
-    with _engine(Database().resolved_url).connect() as opened, opened.begin() as transaction:
-        yield pipeline, opened
-        transaction.rollback()
 
 
 def start_state(connection: sa.Connection, hour: datetime) -> float:
