@@ -10,9 +10,11 @@ import pytest
 
 from energy_cloud_dagster.domain.dispatch import explain, lp, parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.budget import GRACE, SEARCH, Budget
+from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
 from energy_cloud_dagster.domain.dispatch.goals import Outcome, optimise
-from energy_cloud_dagster.domain.dispatch.matrices import Matrices
+from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches
+from energy_cloud_dagster.domain.dispatch.solution import infeasible_solution
 
 UNITS: list[dict[str, Any]] = [
     {"id": f"CHP-{n}", "type": "chp", "capacity": 30 + n, "minPower": 20, "rampRate": 25, "costPerKWh": 0.1 + n / 90}
@@ -127,3 +129,15 @@ def test_a_gap_counts_unmet_demand_on_both_sides(monkeypatch: pytest.MonkeyPatch
     assert late.gap is not None
     assert (late.cost + penalty) * (1 - late.gap) <= (best.cost + penalty) * (1 + 1e-9)
     assert late.gap > 0
+
+
+def test_a_conflict_that_there_was_no_time_to_narrow_down_gives_no_advice() -> None:
+    document = DOCUMENT | {"constraints": {"reserve": {"down": 900}}, "strict": True}
+    problem = parse_problem(document)
+    narrow = smallest_conflict(problem, Switches())
+    assert (narrow.names, narrow.smallest) == (("reserve",), True)
+    broad = smallest_conflict(problem, Switches(), Budget(0.0))
+    assert set(narrow.names) < set(broad.names)
+    sentence = infeasible_solution(problem, *broad).explanation[0]
+    assert "the time was too short to find out" in sentence
+    assert "relax" not in sentence

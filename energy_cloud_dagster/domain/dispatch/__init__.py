@@ -31,5 +31,5 @@ def solve(problem: Problem) -> Solution:
     else:
         outcome = optimise(problem, budget=budget)
     if isinstance(outcome, Impossible):
-        return infeasible_solution(problem, smallest_conflict(problem, outcome.switches, budget))
+        return infeasible_solution(problem, *smallest_conflict(problem, outcome.switches, budget))
     return completed_solution(problem, outcome, budget)

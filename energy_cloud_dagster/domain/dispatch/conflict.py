@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,22 @@ _NAMED: Final = 12
 _WORK: Final = 1_000_000
 
 
+#: With integers any plan will do, however far from the best one.
+_ANY: Final = 1e6
+
+
+class Conflict(NamedTuple):
+    """Constraints that cannot hold together; whether none can be left out is not known where not ``smallest``."""
+
+    names: tuple[str, ...]
+    smallest: bool = True
+
+
 class _Spent(Exception):
     """The search took too long to go into detail; what it had so far is a conflict, but not the smallest one."""
 
 
-def smallest_conflict(problem: Problem, switches: Switches, budget: Budget | None = None) -> tuple[str, ...]:
+def smallest_conflict(problem: Problem, switches: Switches, budget: Budget | None = None) -> Conflict:
     """Return the names of constraints that conflict, such as ``("demand", "maxGridImport")`` or ``("BAT-1.endSoc",)``.
 
     ``switches`` are those under which the problem was found infeasible. Constraints of the whole plan are tried by
@@ -43,15 +54,15 @@ def smallest_conflict(problem: Problem, switches: Switches, budget: Budget | Non
         chosen = _chosen(plan_wide, kinds, search)
         needed = _explain(frozenset(chosen), list(kinds), search)
     except _Spent:
-        return (*plan_wide, *kinds)
+        return Conflict((*plan_wide, *kinds), smallest=False)
     places = {name: place for kind in needed for name, place in kinds[kind].items()}
     try:
         # in the order of the document
         members = sorted(places, key=places.__getitem__)
         search.limited = True
-        return (*chosen, *_explain(frozenset(chosen), members, search))
+        return Conflict((*chosen, *_explain(frozenset(chosen), members, search)))
     except _Spent:
-        return (*chosen, *needed)
+        return Conflict((*chosen, *needed))
 
 
 def _chosen(plan_wide: list[str], kinds: Iterable[str], search: _Search) -> tuple[str, ...]:
@@ -103,7 +114,7 @@ class _Search:
             raise _Spent
 
     def _run(self, matrices: Matrices, **options: Any) -> Raw:
-        raw = lp.run(matrices, time_limit=self._budget.left(GRACE), **options)
+        raw = lp.run(matrices, time_limit=self._budget.left(GRACE), gap=_ANY, **options)
         if raw.status == "unknown":
             raise _Spent
         if self.limited:

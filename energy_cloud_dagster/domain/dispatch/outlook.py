@@ -63,12 +63,16 @@ def goals(problem: Problem, outcome: Outcome, budget: Budget | None = None) -> I
             yield f"{name} binds: {unit} would save {money(value)}."
 
 
-def impossible(conflict: Sequence[str], problem: Problem | None = None) -> str:
-    """Return the sentence for a problem without a plan; with ``problem`` it says what each constraint asks for."""
+def impossible(conflict: Sequence[str], problem: Problem | None = None, *, smallest: bool = True) -> str:
+    """Return the sentence for a problem without a plan; with ``problem`` it says what each constraint asks for.
+
+    Where the conflict may not be the ``smallest`` one, it does not say that relaxing one constraint is enough.
+    """
     names = [f"{name}{_asked(problem, name)}" for name in conflict] if problem is not None else list(conflict)
-    if len(names) == 1:
+    if len(names) == 1 and smallest:
         return f"No plan can keep {names[0]}, even with every other constraint left out."
-    return f"No plan can keep {listed(names)} together; relax one of them."
+    advice = "relax one of them" if smallest else "the time was too short to find out which of them are at odds"
+    return f"No plan can keep {listed(names)} together; {advice}."
 
 
 def _asked(problem: Problem, name: str) -> str:

@@ -179,9 +179,9 @@ def starts(problem: Problem) -> list[str]:
     return [rfc3339(moment) for moment in moments if moment is not None]
 
 
-def infeasible_solution(problem: Problem, conflict: tuple[str, ...]) -> Solution:
-    """Return the answer that says which constraints cannot hold together."""
-    explanation = (explain.impossible(conflict, problem),)
+def infeasible_solution(problem: Problem, conflict: tuple[str, ...], smallest: bool = True) -> Solution:
+    """Return the answer that says which constraints cannot hold together; ``smallest`` if none can be left out."""
+    explanation = (explain.impossible(conflict, problem, smallest=smallest),)
     return Solution(problem, "infeasible", conflict=conflict, explanation=explanation, solver=problem.solver)
 
 
