@@ -84,7 +84,7 @@ def create(
     require_topic_safe(vpp_id, "VPP id", "/id")
     if len(vpp_id) > MAX_ID_LENGTH:
         raise InvalidInput(f"a VPP id has {MAX_ID_LENGTH} characters at most", pointer="/id")
-    _require_free(connection, participant_id)
+    _require_free(connection, participant_id, region_id)
     row = Vpp(vpp_id, name, region_id, participant_id, capacity_kw, None if location is None else dict(location))
     values = row._asdict() | {"location": sa.null() if location is None else dict(location)}
     made = connection.execute(insert(vpp).values(**values).on_conflict_do_nothing().returning(vpp.c.vpp_id)).first()
@@ -109,7 +109,7 @@ def change(
     """Replace what is said of a VPP; its own grid connection follows its capacity. Region and resources stay."""
     held = _hold(connection, vpp_id)
     if participant_id != held.participant_id:
-        _require_free(connection, participant_id)
+        _require_free(connection, participant_id, held.region_id)
     row = Vpp(vpp_id, name, held.region_id, participant_id, capacity_kw, None if location is None else dict(location))
     if row == held:
         return row
@@ -208,12 +208,17 @@ def _hold(connection: sa.Connection, vpp_id: str) -> Vpp:
     return Vpp._make(row)
 
 
-def _require_free(connection: sa.Connection, participant_id: str | None) -> None:
+def _require_free(connection: sa.Connection, participant_id: str | None, region_id: str) -> None:
     if participant_id is None:
         return
-    known = sa.select(sa.literal(1)).where(participant.c.participant_id == participant_id)
-    if connection.execute(known).first() is None:
+    known = sa.select(participant.c.region_id).where(participant.c.participant_id == participant_id)
+    trades_in = connection.execute(known).scalar()
+    if trades_in is None:
         raise InvalidInput(f"there is no participant {participant_id}", pointer="/participantId")
+    if trades_in != region_id:
+        raise InvalidInput(
+            f"{participant_id} trades in {trades_in}; the VPP is in {region_id}", pointer="/participantId"
+        )
     other = sa.select(vpp.c.vpp_id).where(vpp.c.participant_id == participant_id, vpp.c.deleted_at.is_(None))
     if (found := connection.execute(other).scalar()) is not None:
         raise Conflict(f"{participant_id} trades with VPP {found} already; a participant has one")

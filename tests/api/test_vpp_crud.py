@@ -212,6 +212,7 @@ def test_clashing_ids_are_all_named(operator: Client) -> None:
         (NEW | {"id": "a b"}, "/id"),
         (NEW | {"region": "atlantis"}, "/region"),
         (NEW | {"participantId": "NOBODY"}, "/participantId"),
+        (NEW | {"participantId": "HOME-03", "region": "busan"}, "/participantId"),
         (NEW | {"unit": "MW"}, "/unit"),
     ],
 )
