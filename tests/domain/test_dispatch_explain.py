@@ -245,6 +245,12 @@ def test_a_ramp_that_cannot_be_kept_says_where_it_starts() -> None:
     assert "GAS.rampRate (5 kW per step after an initialOutput of 90 kW)" in sentence
 
 
+def test_one_kwh_is_one() -> None:
+    sun = {"id": "SUN", "type": "solar", "capacity": 4}
+    assert told({"demand": 5, "resources": [sun]})[1].startswith("1 kWh of demand (20.0%) stays unmet")
+    assert "at 10 per kWh it adds 10 to the cost" in told({"demand": 5, "resources": [sun]})[1]
+
+
 def test_a_conflict_is_told_with_what_each_side_asks_for() -> None:
     tie = {"id": "TIE", "type": "grid", "capacity": 100}
     document = {"demand": [50, 70], "resources": [tie], "strict": True, "constraints": {"maxGridImport": 40}}

@@ -140,9 +140,13 @@ def _unmet(problem: Problem, outcome: Outcome, demanded: float) -> str:
     if steps > 1:
         where = f"in {steps:,} steps, most of it {where}"
     return (
-        f"{money(energy)} kWh of demand ({energy / demanded:.1%}) stay unmet, {where}; "
-        f"at {money(UNMET_PENALTY_PER_KWH)} per kWh they add {money(UNMET_PENALTY_PER_KWH * energy)} to the cost."
+        f"{money(energy)} kWh of demand ({energy / demanded:.1%}) {_one(energy, 'stays', 'stay')} unmet, {where}; "
+        f"at {money(UNMET_PENALTY_PER_KWH)} per kWh {_one(energy, 'it adds', 'they add')} {money(UNMET_PENALTY_PER_KWH * energy)} to the cost."
     )
+
+
+def _one(amount: float, singular: str, plural: str) -> str:
+    return singular if money(amount) == "1" else plural
 
 
 def _too_few_renewables(problem: Problem, outcome: Outcome, short: float, budget: Budget | None) -> str:
@@ -151,7 +155,7 @@ def _too_few_renewables(problem: Problem, outcome: Outcome, short: float, budget
     generated = flows.generation.sum(axis=1)
     sourced = float(generated.sum() + flows.imported.sum())
     got = float(generated[units.renewable].sum()) / sourced if sourced else 0.0
-    text = f"Renewables give {got:.1%} where minRenewable asks for {share:.1%}: {money(short)} kWh are missing"
+    text = f"Renewables give {got:.1%} where minRenewable asks for {share:.1%}: {money(short)} kWh {_one(short, 'is', 'are')} missing"
     if problem.size * problem.steps > _QUICK or outcome.unproven or (budget is not None and budget.over()):
         return f"{text}."
     try:
