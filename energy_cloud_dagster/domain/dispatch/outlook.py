@@ -139,9 +139,10 @@ def _unmet(problem: Problem, outcome: Outcome, demanded: float) -> str:
     where = f"{units.power(float(unmet[worst]))} at {Clock(problem).name(worst)}"
     if steps > 1:
         where = f"in {steps:,} steps, most of it {where}"
+    stays, adds = _one(energy, "stays", "stay"), _one(energy, "it adds", "they add")
     return (
-        f"{money(energy)} kWh of demand ({energy / demanded:.1%}) {_one(energy, 'stays', 'stay')} unmet, {where}; "
-        f"at {money(UNMET_PENALTY_PER_KWH)} per kWh {_one(energy, 'it adds', 'they add')} {money(UNMET_PENALTY_PER_KWH * energy)} to the cost."
+        f"{money(energy)} kWh of demand ({energy / demanded:.1%}) {stays} unmet, {where}; "
+        f"at {money(UNMET_PENALTY_PER_KWH)} per kWh {adds} {money(UNMET_PENALTY_PER_KWH * energy)} to the cost."
     )
 
 
@@ -155,7 +156,8 @@ def _too_few_renewables(problem: Problem, outcome: Outcome, short: float, budget
     generated = flows.generation.sum(axis=1)
     sourced = float(generated.sum() + flows.imported.sum())
     got = float(generated[units.renewable].sum()) / sourced if sourced else 0.0
-    text = f"Renewables give {got:.1%} where minRenewable asks for {share:.1%}: {money(short)} kWh {_one(short, 'is', 'are')} missing"
+    missing = f"{money(short)} kWh {_one(short, 'is', 'are')} missing"
+    text = f"Renewables give {got:.1%} where minRenewable asks for {share:.1%}: {missing}"
     if problem.size * problem.steps > _QUICK or outcome.unproven or (budget is not None and budget.over()):
         return f"{text}."
     try:
