@@ -245,6 +245,19 @@ def test_a_ramp_that_cannot_be_kept_says_where_it_starts() -> None:
     assert "GAS.rampRate (5 kW per step after an initialOutput of 90 kW)" in sentence
 
 
+def test_what_serves_a_goal_and_costs_more_is_not_said_to_save() -> None:
+    slow = {"id": "GAS", "type": "chp", "capacity": 40, "costPerKWh": 0.15, "rampRate": 5}
+    load = {"id": "LOAD", "type": "load", "capacity": 60, "costPerKWh": 0.1}
+    document = {"demand": [10, 30], "resources": [slow, load], "constraints": {"maxCost": 0.2}}
+    before = solve(parse_problem(document))
+    wider = solve(parse_problem({**document, "resources": [{**slow, "rampRate": 6}, load]}))
+    # a faster ramp takes the place of shedding: dearer, and nearer to the price that was asked for per kWh served
+    assert wider.violations[0].shortfall < before.violations[0].shortfall
+    assert wider.cost == pytest.approx((before.cost or 0) + 0.05)
+    assert "rampRate" not in " ".join(before.explanation)
+    assert all("GAS.rampRate" not in binding for binding in before.binding)
+
+
 def test_one_kwh_is_one() -> None:
     sun = {"id": "SUN", "type": "solar", "capacity": 4}
     assert told({"demand": 5, "resources": [sun]})[1].startswith("1 kWh of demand (20.0%) stays unmet")

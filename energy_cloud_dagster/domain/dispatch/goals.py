@@ -36,6 +36,8 @@ _SAME: Final = 1e-7
 _HAIRS: Final = (1e-8, 1e-7, 1e-6)
 #: What a unit of each goal's shortfall weighs in a first look at all of them, in terms of the dearest flow.
 _WEIGHTS: Final = np.array([1e5, 1e3, 1e1])
+#: A row this close to a bound is at it (relative).
+_REACHED: Final = 1e-6
 #: Attempts to part overlapping flows by fixing directions before integers decide.
 _ATTEMPTS: Final = 3
 
@@ -340,7 +342,9 @@ class _Search:
                 if caps[goal] > NOTHING:
                     slopes[goal] = _total(matrices, raw, slopes)
         found = self._found(switches, staged, raw, caps)
-        columns, rows = _of_active_bounds(staged, raw, *_total(matrices, raw, slopes))
+        columns, rows = _total(matrices, raw, slopes)
+        if slopes:
+            columns, rows = _of_active_bounds(staged, raw, columns, rows)
         if not found.columns.size:
             columns = rows = _NONE
         return replace(found, columns=columns, rows=rows, proven=found.proven and not bounds, bounds=bounds)
@@ -427,8 +431,12 @@ def _of_active_bounds(matrices: Matrices, raw: Raw, columns: Floats, rows: Float
     span = NOTHING * np.maximum(1.0, np.abs(raw.x))
     low, high = raw.x <= matrices.lower + span, raw.x >= matrices.upper - span
     columns = np.where(((columns < 0) & ~high) | ((columns > 0) & ~low), 0.0, columns)
-    open_below, open_above = np.isinf(matrices.row_lower), np.isinf(matrices.row_upper)
-    return columns, np.where(((rows > 0) & open_below) | ((rows < 0) & open_above), 0.0, rows)
+    counts = np.diff(matrices.start)
+    owners = np.arange(counts.size).repeat(counts)
+    values = np.bincount(owners, matrices.value * raw.x[matrices.index], minlength=counts.size)
+    span = _REACHED * np.maximum(1.0, np.abs(values))
+    low, high = values <= matrices.row_lower + span, values >= matrices.row_upper - span
+    return columns, np.where(((rows > 0) & ~low) | ((rows < 0) & ~high), 0.0, rows)
 
 
 def _held(on: BoolArray | None, pairs: Pairs) -> Switches:
