@@ -144,6 +144,12 @@ def resources(connection: sa.Connection, vpp_ids: Collection[str]) -> dict[str, 
     return found
 
 
+def simulated(connection: sa.Connection, device_ids: Iterable[str]) -> set[str]:
+    """Return which of the devices are simulated ones of resources that were made without a device."""
+    statement = sa.select(device.c.device_id).where(device.c.device_id.in_(list(device_ids)), device.c.simulated)
+    return set(connection.execute(statement).scalars())
+
+
 def latest_states(
     connection: sa.Connection, device_ids: Iterable[str], as_of: datetime | None, *, before: datetime | None = None
 ) -> dict[str, list[LatestState]]:

@@ -128,13 +128,19 @@ def location(plant: VppResource, owner: Vpp) -> tuple[float, float] | None:
 
 
 def locations(connection: sa.Connection, region: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return where the solar and wind plants of a region's VPPs stand, by VPP and resource."""
+    """Return where the solar and wind plants of a region's VPPs stand, by VPP and resource.
+
+    Simulated ones are left out: nothing is forecast of them, they stand anywhere, and the region's temperature is the
+    mean of its plants'.
+    """
     owners = {one.vpp_id: one for one in vpps.in_region(connection, region)}
     plants = [plant for each in vpps.resources(connection, list(owners)).values() for plant in each]
+    named = [plant.device_id for plant in plants if plant.device_id is not None]
+    nowhere = vpps.simulated(connection, named)
     found = {
         (plant.vpp_id, plant.resource_id): location(plant, owners[plant.vpp_id])
         for plant in plants
-        if plant.type in ("solar", "wind")
+        if plant.type in ("solar", "wind") and plant.device_id not in nowhere
     }
     return {key: place for key, place in found.items() if place is not None}
 

@@ -15,8 +15,9 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from energy_cloud_dagster.adapters import registry, weather
+from energy_cloud_dagster.adapters import registry, vpp_registry, weather
 from energy_cloud_dagster.adapters.open_meteo import UNITS, WeatherPoint
+from energy_cloud_dagster.adapters.vpp_registry import NewResource
 from energy_cloud_dagster.assets import weather as assets
 from energy_cloud_dagster.assets.generation import generation_availability_hourly, plant_forecast
 from energy_cloud_dagster.domain.intervals import HOUR, run_time
@@ -213,3 +214,12 @@ def test_a_plant_is_forecast_from_where_it_stands() -> None:
         ahead.attrs["afterwards"] = 30
         said = plant_forecast(own._replace(type=kind), empty, empty, (3.0, 4.0), ahead, PARTITION, "Asia/Seoul")
         assert "weather of 30 past hours was known only afterwards: bands may be narrow" in said.notes
+
+
+def test_no_weather_is_asked_for_where_a_simulated_plant_stands(altered: Pipeline) -> None:
+    with altered.begin() as connection:
+        before = assets.locations(connection, "seoul")
+        far = NewResource("solar", 5.0, {}, "FAR", None, {"lat": 35.1, "lng": 129.0})
+        made = {"actor": "test", "now": run_time(altered.last), "simulated": True}
+        vpp_registry.create_resource(connection, "VPP-001", far, **made)
+        assert assets.locations(connection, "seoul") == before != {}
