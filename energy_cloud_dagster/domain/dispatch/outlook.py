@@ -120,10 +120,10 @@ def _quality(outcome: Outcome) -> Iterator[str]:
         else:
             yield f"{text}it costs {abs(gap):.2%} {'more' if gap > 0 else 'less'} than the linear programme's plan."
     elif not outcome.optimal:
-        proven = (
-            "how far it is from the least cost is not known" if gap is None else f"at most {gap:.2%} could be saved"
-        )
-        if outcome.unproven and gap is not None:
+        # a share of 1 and more of the cost is no news
+        known = gap is not None and gap < 1
+        proven = "how far it is from the least cost is not known" if not known else f"at most {gap:.2%} could be saved"
+        if outcome.unproven and known:
             proven += " by one that falls no shorter"
         yield f"The time limit stopped the search: this is the best plan found so far, and {proven}."
         for goal, less in outcome.unproven.items():
