@@ -13,7 +13,7 @@ import pandas as pd
 from energy_cloud_dagster import sample_data
 from energy_cloud_dagster.assets.prices import sample_prices
 from energy_cloud_dagster.domain.dispatch import Problem, parse_problem
-from energy_cloud_dagster.domain.dispatch.scenarios import Band, Outlook
+from energy_cloud_dagster.domain.dispatch.ahead.scenarios import Band, Outlook
 from energy_cloud_dagster.domain.forecasting import (
     Fitted,
     Forecast,

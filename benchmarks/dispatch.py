@@ -300,7 +300,7 @@ def start(repeats: int) -> None:
 def genetic() -> None:
     """Print how far the genetic algorithm stays from the optimum; a plan that misses a goal by more is counted."""
     from energy_cloud_dagster.domain.dispatch import parse_problem, solve
-    from energy_cloud_dagster.domain.dispatch.genetic import optimise
+    from energy_cloud_dagster.domain.dispatch.evolving.genetic import optimise
 
     problems: dict[str, list[dict[str, Any]]] = {
         "the standard's three resources": [THREE],

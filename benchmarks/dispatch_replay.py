@@ -8,7 +8,7 @@ region's load by gradient boosting (fitted anew every week on two years), sun an
 
 - perfect foresight: one linear programme of the whole month; no rule can cost less
 - perfect forecasts: planned hourly 24 hours ahead with what then came
-- scenarios, robust, p50: planned hourly 24 hours ahead on the forecasts' bands, see `domain/dispatch/scenarios.py`
+- scenarios, robust, p50: planned hourly 24 hours ahead on the forecasts' bands (`domain/dispatch/ahead/scenarios.py`)
 - greedy self-consumption: charges what is left over, discharges what is missing, as measured in the hour itself
 - no storage control: the storage stands still
 
@@ -28,8 +28,8 @@ import numpy as np
 from _replay import HORIZON, HOUR, Forecaster, accuracy, measured, month, plot, site
 
 from energy_cloud_dagster.domain.dispatch import Problem, solve
-from energy_cloud_dagster.domain.dispatch.rolling import realise, setpoints, window
-from energy_cloud_dagster.domain.dispatch.scenarios import RISKS, Outlook, Risk, patient, solve_outlook
+from energy_cloud_dagster.domain.dispatch.ahead.rolling import realise, setpoints, window
+from energy_cloud_dagster.domain.dispatch.ahead.scenarios import RISKS, Outlook, Risk, patient, solve_outlook
 
 START_SOC = 0.5
 #: (the step, what is stored in kWh) -> kW of every resource

@@ -26,7 +26,7 @@ from energy_cloud_dagster.adapters.tables import (
     vpp_resource,
 )
 from energy_cloud_dagster.domain.commands import LONGEST_VALIDITY, Instruction, instruction
-from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Span, largest_total_kw, safe_setpoint
+from energy_cloud_dagster.domain.dispatch.applying.allocations import Assignment, Span, largest_total_kw, safe_setpoint
 from energy_cloud_dagster.domain.errors import Conflict, NotFound
 
 #: Who commands on behalf of an allocation once it was applied.

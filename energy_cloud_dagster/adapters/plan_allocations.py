@@ -20,7 +20,7 @@ from energy_cloud_dagster.adapters.allocations import FOLLOWER, WATCHDOG, Alloca
 from energy_cloud_dagster.adapters.plans import SetpointRow
 from energy_cloud_dagster.adapters.tables import allocation, command, plan, vpp
 from energy_cloud_dagster.adapters.vpps import VppResource
-from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Span, largest_total_kw
+from energy_cloud_dagster.domain.dispatch.applying.allocations import Assignment, Span, largest_total_kw
 
 #: A plan whose first hour began longer ago than this is not taken up: the next one is due.
 FRESH: Final = timedelta(hours=2)

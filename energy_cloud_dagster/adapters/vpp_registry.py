@@ -262,7 +262,7 @@ def _named(vpp_id: str, wanted: Sequence[NewResource], taken: Collection[str]) -
 
 def _require_plannable(named: Sequence[NewResource]) -> None:
     from energy_cloud_dagster.domain.dispatch import parse_problem
-    from energy_cloud_dagster.domain.dispatch.allocations import Target, limits_of
+    from energy_cloud_dagster.domain.dispatch.applying.allocations import Target, limits_of
 
     documents = [
         {**vpps.planned(each.parameters), "id": each.resource_id, "type": each.type, "capacity": each.capacity_kw}

@@ -12,7 +12,7 @@ from energy_cloud_dagster.adapters import allocations, vpp_document
 from energy_cloud_dagster.adapters.allocations import Standing
 from energy_cloud_dagster.adapters.vpp_document import ResourceState, VppState
 from energy_cloud_dagster.adapters.vpps import Vpp
-from energy_cloud_dagster.domain.dispatch.allocations import Conduct, Target, kept
+from energy_cloud_dagster.domain.dispatch.applying.allocations import Conduct, Target, kept
 
 _ENDED_BADLY = frozenset({"rejected", "expired"})
 

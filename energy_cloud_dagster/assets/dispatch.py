@@ -22,7 +22,7 @@ from energy_cloud_dagster.assets.report import (
     result,
 )
 from energy_cloud_dagster.domain.audit.canonical import digest
-from energy_cloud_dagster.domain.dispatch.commitment import Commitment, honouring, steps_under
+from energy_cloud_dagster.domain.dispatch.applying.commitment import Commitment, honouring, steps_under
 from energy_cloud_dagster.domain.errors import InvalidInput
 from energy_cloud_dagster.domain.intervals import HOUR, rfc3339, run_time
 from energy_cloud_dagster.domain.units import MICRO
@@ -31,7 +31,7 @@ from energy_cloud_dagster.resources import Database
 from energy_cloud_dagster.settings import load_settings
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.scenarios import Outlook, Risk
+    from energy_cloud_dagster.domain.dispatch.ahead.scenarios import Outlook, Risk
 
 #: A forecast and a problem's figure are the same up to this share.
 _SAME: Final = 1e-9
@@ -68,7 +68,7 @@ def dispatch_plan_hourly(context: dg.AssetExecutionContext, database: Database) 
         import highspy  # noqa: F401
         import pulp  # noqa: F401
 
-        from energy_cloud_dagster.domain.dispatch import scenarios  # noqa: F401
+        from energy_cloud_dagster.domain.dispatch.ahead import scenarios  # noqa: F401
     region, risk = load_settings().region, load_settings().dispatch_risk
     found: dict[datetime, dict[str, Any]] = {}
     rows: list[SetpointRow] = []
@@ -159,8 +159,8 @@ def _problem(
 def _solution(problem: dict[str, Any], outlook: "Outlook", risk: "Risk") -> tuple[dict[str, Any], str]:
     """Return the answer to a VPP's problem, and why it is no plan: empty where it is one."""
     from energy_cloud_dagster.domain.dispatch import parse_problem
-    from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
-    from energy_cloud_dagster.domain.dispatch.scenarios import solve_outlook
+    from energy_cloud_dagster.domain.dispatch.ahead.scenarios import solve_outlook
+    from energy_cloud_dagster.domain.dispatch.solving.lp import SolverFailed
 
     try:
         solution = solve_outlook(parse_problem(problem), outlook, risk).to_document()
@@ -177,7 +177,7 @@ def _outlook(
     """Return the bands around what the problem takes for certain: of the load, and of what sun and wind allow."""
     import numpy as np
 
-    from energy_cloud_dagster.domain.dispatch.scenarios import Band, Outlook
+    from energy_cloud_dagster.domain.dispatch.ahead.scenarios import Band, Outlook
 
     first = datetime.fromisoformat(problem["start"])
     ahead = {first + step * HOUR: step for step in range(len(problem["demand"]))}

@@ -47,8 +47,9 @@ def solve(
     Example: energy-cloud dispatch solve plan.json --json
     """
     from energy_cloud_dagster.cli import dispatch_output
-    from energy_cloud_dagster.domain.dispatch import lp, parse_problem
+    from energy_cloud_dagster.domain.dispatch import parse_problem
     from energy_cloud_dagster.domain.dispatch import solve as find_plan
+    from energy_cloud_dagster.domain.dispatch.solving import lp
     from energy_cloud_dagster.domain.errors import EnergyCloudError, InvalidInput
 
     document = _read(plan)
@@ -75,7 +76,7 @@ def solve(
 
 def _write_lp(problem: Problem, path: Path) -> None:
     """Write the programme in which no goal may fall short, its columns called after the resources."""
-    from energy_cloud_dagster.domain.dispatch import lp, matrices
+    from energy_cloud_dagster.domain.dispatch.solving import lp, matrices
 
     model = lp.to_pulp(matrices.build(problem), _column_names(problem))
     try:

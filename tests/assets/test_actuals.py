@@ -110,7 +110,7 @@ def test_a_plan_honours_the_setpoint_that_the_battery_accepted_until_it_is_relea
 def test_the_hourly_plan_can_be_made_against_the_bands_of_the_forecasts(known: Known, risk: Any) -> None:
     from energy_cloud_dagster.assets.dispatch import _outlook, _problem
     from energy_cloud_dagster.domain.dispatch import parse_problem
-    from energy_cloud_dagster.domain.dispatch.scenarios import solve_outlook
+    from energy_cloud_dagster.domain.dispatch.ahead.scenarios import solve_outlook
 
     pipeline, connection = known
     now, start = run_time(pipeline.last), pipeline.last + HOUR

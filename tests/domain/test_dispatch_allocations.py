@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energy_cloud_dagster.domain.dispatch.allocations import (
+from energy_cloud_dagster.domain.dispatch.applying.allocations import (
     Assignment,
     Span,
     Target,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.dispatch import parse_problem, solve
-from energy_cloud_dagster.domain.dispatch.commitment import Commitment, honouring, steps_under
+from energy_cloud_dagster.domain.dispatch.applying.commitment import Commitment, honouring, steps_under
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from energy_cloud_dagster.domain.dispatch import explain, parse_problem, solve
+from energy_cloud_dagster.domain.dispatch import parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.flows import Outcome
-from energy_cloud_dagster.domain.dispatch.goals import optimise
 from energy_cloud_dagster.domain.dispatch.problem import Problem
+from energy_cloud_dagster.domain.dispatch.solving.goals import optimise
+from energy_cloud_dagster.domain.dispatch.telling import explain
 
 BATTERY = {"id": "BAT-1", "type": "storage", "capacity": 4200, "energyCapacity": 12000, "efficiency": 0.9}
 TIE = {"id": "GRID-1", "type": "grid", "capacity": 8000, "costPerKWh": [0.05, 0.22, 0.22, 0.06]}

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from energy_cloud_dagster.domain.dispatch import genetic, parse_problem, solve
+from energy_cloud_dagster.domain.dispatch import parse_problem, solve
+from energy_cloud_dagster.domain.dispatch.evolving import genetic
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
 from energy_cloud_dagster.domain.dispatch.flows import Outcome
-from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Floats, Problem
+from energy_cloud_dagster.domain.dispatch.solving.goals import Impossible, optimise
 from energy_cloud_dagster.domain.errors import InvalidInput
 
 THREE = [

@@ -18,14 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from energy_cloud_dagster.domain.dispatch import conflict as conflict_search
-from energy_cloud_dagster.domain.dispatch import goals, lp, parse_problem, solve
+from energy_cloud_dagster.domain.dispatch import parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
 from energy_cloud_dagster.domain.dispatch.flows import Outcome
-from energy_cloud_dagster.domain.dispatch.goals import optimise
-from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import EITHER, Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Generator, Grid, Load, Problem, Storage
+from energy_cloud_dagster.domain.dispatch.solving import conflict as conflict_search
+from energy_cloud_dagster.domain.dispatch.solving import goals, lp
+from energy_cloud_dagster.domain.dispatch.solving.goals import optimise
+from energy_cloud_dagster.domain.dispatch.solving.lp import SolverFailed
+from energy_cloud_dagster.domain.dispatch.solving.matrices import EITHER, Matrices, Switches, build
 
 GOALS = ("unmetDemand", "minRenewable", "maxCost")
 modest = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

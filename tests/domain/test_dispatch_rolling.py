@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.dispatch import Problem, parse_problem, solve
-from energy_cloud_dagster.domain.dispatch.rolling import realise, setpoints, window
+from energy_cloud_dagster.domain.dispatch.ahead.rolling import realise, setpoints, window
 from energy_cloud_dagster.domain.errors import InvalidInput
 
 STEPS = 4

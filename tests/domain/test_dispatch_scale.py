@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from energy_cloud_dagster.domain.dispatch import aggregate, chains, goals, lp, parse_problem, reduce, solve
+from energy_cloud_dagster.domain.dispatch import parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
 from energy_cloud_dagster.domain.dispatch.flows import Outcome, cost_of
-from energy_cloud_dagster.domain.dispatch.lp import Raw
-from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Floats
+from energy_cloud_dagster.domain.dispatch.scaling import aggregate, chains, reduce
+from energy_cloud_dagster.domain.dispatch.solving import goals, lp
+from energy_cloud_dagster.domain.dispatch.solving.lp import Raw
+from energy_cloud_dagster.domain.dispatch.solving.matrices import Matrices, Switches, build
 
 seeds = st.integers(0, 10**6)
 modest = settings(max_examples=40, deadline=None, derandomize=True)

@@ -11,11 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from energy_cloud_dagster.domain.dispatch import Problem, parse_problem, solve
-from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
-from energy_cloud_dagster.domain.dispatch.flows import Outcome
-from energy_cloud_dagster.domain.dispatch.hedging import Scenario, hedge
-from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
-from energy_cloud_dagster.domain.dispatch.scenarios import (
+from energy_cloud_dagster.domain.dispatch.ahead.hedging import Scenario, hedge
+from energy_cloud_dagster.domain.dispatch.ahead.scenarios import (
     FUTURES,
     RISKS,
     Band,
@@ -25,7 +22,10 @@ from energy_cloud_dagster.domain.dispatch.scenarios import (
     solve_outlook,
     with_margin,
 )
+from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
+from energy_cloud_dagster.domain.dispatch.flows import Outcome
 from energy_cloud_dagster.domain.dispatch.solution import completed_solution
+from energy_cloud_dagster.domain.dispatch.solving.lp import SolverFailed
 from energy_cloud_dagster.domain.errors import InvalidInput
 
 STEPS = 5

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from energy_cloud_dagster.domain.dispatch import explain, lp, parse_problem, solve
-from energy_cloud_dagster.domain.dispatch.budget import GRACE, SEARCH, Budget
-from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
+from energy_cloud_dagster.domain.dispatch import parse_problem, solve
 from energy_cloud_dagster.domain.dispatch.feasibility import violations_of
-from energy_cloud_dagster.domain.dispatch.goals import Outcome, optimise
-from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches
 from energy_cloud_dagster.domain.dispatch.solution import infeasible_solution
+from energy_cloud_dagster.domain.dispatch.solving import lp
+from energy_cloud_dagster.domain.dispatch.solving.budget import GRACE, SEARCH, Budget
+from energy_cloud_dagster.domain.dispatch.solving.conflict import smallest_conflict
+from energy_cloud_dagster.domain.dispatch.solving.goals import Outcome, optimise
+from energy_cloud_dagster.domain.dispatch.solving.matrices import Matrices, Switches
+from energy_cloud_dagster.domain.dispatch.telling import explain
 
 UNITS: list[dict[str, Any]] = [
     {"id": f"CHP-{n}", "type": "chp", "capacity": 30 + n, "minPower": 20, "rampRate": 25, "costPerKWh": 0.1 + n / 90}

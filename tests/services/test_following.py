@@ -16,7 +16,7 @@ from energy_cloud_dagster.adapters.plans import PlanRow, SetpointRow
 from energy_cloud_dagster.adapters.tables import market_registry, region
 from energy_cloud_dagster.adapters.vpp_registry import NewResource
 from energy_cloud_dagster.domain.commands import Instruction
-from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Span
+from energy_cloud_dagster.domain.dispatch.applying.allocations import Assignment, Span
 from energy_cloud_dagster.services.following import Following
 from energy_cloud_dagster.services.storing import Writer
 

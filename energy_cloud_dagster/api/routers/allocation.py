@@ -23,7 +23,7 @@ from energy_cloud_dagster.api.routers.vpp_answers import find, present
 from energy_cloud_dagster.api.security import Caller, Principal, needs, utc_now
 from energy_cloud_dagster.api.values import Document, Moment, Page, absent, finite
 from energy_cloud_dagster.domain.commands import State
-from energy_cloud_dagster.domain.dispatch.allocations import Assignment, Conduct, Span, Target, checked
+from energy_cloud_dagster.domain.dispatch.applying.allocations import Assignment, Conduct, Span, Target, checked
 from energy_cloud_dagster.domain.errors import Conflict, InvalidInput, NotFound
 from energy_cloud_dagster.domain.intervals import rfc3339
 

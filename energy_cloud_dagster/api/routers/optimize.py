@@ -189,7 +189,7 @@ def get_optimization(
 
 def _optimize(context: Context, caller: Principal, vpp_id: str, writing: Write, body: dict[str, Any]) -> Response:
     from energy_cloud_dagster.domain.dispatch import solve
-    from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
+    from energy_cloud_dagster.domain.dispatch.solving.lp import SolverFailed
 
     with context.engine.begin() as connection:
         if (answer := writing.answered(connection)) is not None:

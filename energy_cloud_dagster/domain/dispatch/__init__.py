@@ -1,4 +1,9 @@
-"""Dispatch: the cheapest plan of a virtual power plant that keeps what it was asked to keep, and why it is that one."""
+"""Dispatch: the cheapest plan of a virtual power plant that keeps what it was asked to keep, and why it is that one.
+
+Here: the problem, what a plan of it is, and who judges it. ``solving`` finds the optimum, ``scaling`` makes thousands of
+resources cheap, ``evolving`` is the genetic algorithm, ``telling`` explains, ``ahead`` plans for futures that are bands,
+``applying`` is what devices are told.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +23,14 @@ def solve(problem: Problem) -> Solution:
     keeps to ``time_limit``; raises SolverFailed where that ran out before there was any plan. The plan of the genetic
     algorithm, only for a problem whose ``solver`` asks for it, says by what share it costs more than the optimum.
     """
-    from energy_cloud_dagster.domain.dispatch.budget import Budget
-    from energy_cloud_dagster.domain.dispatch.conflict import smallest_conflict
-    from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution, infeasible_solution
+    from energy_cloud_dagster.domain.dispatch.solving.budget import Budget
+    from energy_cloud_dagster.domain.dispatch.solving.conflict import smallest_conflict
+    from energy_cloud_dagster.domain.dispatch.solving.goals import Impossible, optimise
 
     budget = Budget(problem.time_limit)
     if problem.solver == "ga":
-        from energy_cloud_dagster.domain.dispatch import genetic
+        from energy_cloud_dagster.domain.dispatch.evolving import genetic
 
         outcome = genetic.optimise(problem, budget=budget)
     else:

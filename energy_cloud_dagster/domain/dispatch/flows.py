@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.matrices import DRAWS, GOALS, SUPPLIES, Goal, Matrices, Switches
 from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
-from energy_cloud_dagster.domain.dispatch.reserve import add_reserve_values
+from energy_cloud_dagster.domain.dispatch.solving.matrices import DRAWS, GOALS, SUPPLIES, Goal, Matrices, Switches
+from energy_cloud_dagster.domain.dispatch.solving.reserve import add_reserve_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

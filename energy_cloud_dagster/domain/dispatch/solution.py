@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import explain
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Floats, Problem, Series
+from energy_cloud_dagster.domain.dispatch.telling import explain
 from energy_cloud_dagster.domain.intervals import rfc3339
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.budget import Budget
     from energy_cloud_dagster.domain.dispatch.flows import Outcome
+    from energy_cloud_dagster.domain.dispatch.solving.budget import Budget
 
 #: Shortfalls below this share of what was asked for are the solver's tolerance.
 _TOLERANCE: Final = 1e-6

@@ -10,11 +10,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import lp, reduce
-from energy_cloud_dagster.domain.dispatch.budget import GRACE, Budget
-from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import Problem
+from energy_cloud_dagster.domain.dispatch.scaling import reduce
+from energy_cloud_dagster.domain.dispatch.solving import lp
+from energy_cloud_dagster.domain.dispatch.solving.budget import GRACE, Budget
+from energy_cloud_dagster.domain.dispatch.solving.lp import Raw, SolverFailed
+from energy_cloud_dagster.domain.dispatch.solving.matrices import Matrices, Switches, build
 
 #: A conflict of more resources than these names kinds of limits instead: nobody relaxes two hundred of them by hand.
 _NAMED: Final = 12

@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import aggregate, lp, priority, reduce, rounding
-from energy_cloud_dagster.domain.dispatch.budget import GRACE, SEARCH, Budget
 from energy_cloud_dagster.domain.dispatch.flows import (
     Duals,
     Flows,
@@ -23,10 +21,20 @@ from energy_cloud_dagster.domain.dispatch.flows import (
     goals_of,
     shortfalls_of,
 )
-from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import GOALS, Goal, Matrices, Switches, build
-from energy_cloud_dagster.domain.dispatch.pairs import NOTHING, Pairs, directions, netted, overlaps, with_paying_ties
 from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
+from energy_cloud_dagster.domain.dispatch.scaling import aggregate, reduce
+from energy_cloud_dagster.domain.dispatch.solving import lp, priority, rounding
+from energy_cloud_dagster.domain.dispatch.solving.budget import GRACE, SEARCH, Budget
+from energy_cloud_dagster.domain.dispatch.solving.lp import Raw, SolverFailed
+from energy_cloud_dagster.domain.dispatch.solving.matrices import GOALS, Goal, Matrices, Switches, build
+from energy_cloud_dagster.domain.dispatch.solving.pairs import (
+    NOTHING,
+    Pairs,
+    directions,
+    netted,
+    overlaps,
+    with_paying_ties,
+)
 
 __all__ = ["Impossible", "Outcome", "SolverFailed", "optimise"]
 

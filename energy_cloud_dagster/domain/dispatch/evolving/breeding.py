@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from energy_cloud_dagster.domain.dispatch.evolving.repair import Genes, Plans, Segments
 from energy_cloud_dagster.domain.dispatch.problem import Floats, IntArray
-from energy_cloud_dagster.domain.dispatch.repair import Genes, Plans, Segments
 
 #: Plans that meet in a tournament.
 _TOURNAMENT: Final = 3

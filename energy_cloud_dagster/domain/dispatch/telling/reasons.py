@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, money
+from energy_cloud_dagster.domain.dispatch.telling.wording import Clock, Units, money
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.flows import Outcome

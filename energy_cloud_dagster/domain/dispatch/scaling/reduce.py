@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import chains, lp
-from energy_cloud_dagster.domain.dispatch.aggregate import Aggregate, alike
-from energy_cloud_dagster.domain.dispatch.matrices import Matrices, Switches, build
 from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
+from energy_cloud_dagster.domain.dispatch.scaling import chains
+from energy_cloud_dagster.domain.dispatch.scaling.aggregate import Aggregate, alike
+from energy_cloud_dagster.domain.dispatch.solving import lp
+from energy_cloud_dagster.domain.dispatch.solving.matrices import Matrices, Switches, build
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.lp import Raw
+    from energy_cloud_dagster.domain.dispatch.solving.lp import Raw
 
 #: Below these sizes a solve is quick as it is.
 LEAST_RESOURCES: Final = 1_000

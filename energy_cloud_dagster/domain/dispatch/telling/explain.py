@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.outlook import goals, impossible
-from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE, Reasons
-from energy_cloud_dagster.domain.dispatch.wording import NAMED, Clock, Units, listed
+from energy_cloud_dagster.domain.dispatch.telling.outlook import goals, impossible
+from energy_cloud_dagster.domain.dispatch.telling.reasons import DUAL_TOLERANCE, Reasons
+from energy_cloud_dagster.domain.dispatch.telling.wording import NAMED, Clock, Units, listed
 
 if TYPE_CHECKING:
     from energy_cloud_dagster.domain.dispatch.flows import Flows, Outcome

@@ -12,14 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import goals
-from energy_cloud_dagster.domain.dispatch.breeding import Breeder, Ratings
-from energy_cloud_dagster.domain.dispatch.budget import Budget
+from energy_cloud_dagster.domain.dispatch.evolving.breeding import Breeder, Ratings
+from energy_cloud_dagster.domain.dispatch.evolving.repair import Plans, Segments
 from energy_cloud_dagster.domain.dispatch.flows import Duals, Flows, Outcome, cost_of, goals_of
-from energy_cloud_dagster.domain.dispatch.goals import Impossible, SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import Goal
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Floats, IntArray, Problem
-from energy_cloud_dagster.domain.dispatch.repair import Plans, Segments
+from energy_cloud_dagster.domain.dispatch.solving import goals
+from energy_cloud_dagster.domain.dispatch.solving.budget import Budget
+from energy_cloud_dagster.domain.dispatch.solving.goals import Impossible, SolverFailed
+from energy_cloud_dagster.domain.dispatch.solving.matrices import Goal
 from energy_cloud_dagster.domain.errors import InvalidInput
 
 #: Costs of P plans (P,), in currency over the horizon, from what each resource gives (P, R, T) in kW: storage is

@@ -133,7 +133,7 @@ class Builder:
         self._apart()
         limits = self.problem.constraints
         if self.wanted("reserve") and (limits.reserve_up is not None or limits.reserve_down is not None):
-            from energy_cloud_dagster.domain.dispatch.reserve import add_reserve
+            from energy_cloud_dagster.domain.dispatch.solving.reserve import add_reserve
 
             add_reserve(self)
         self._plan_rows()

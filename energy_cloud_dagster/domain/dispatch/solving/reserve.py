@@ -13,7 +13,7 @@ import numpy as np
 from energy_cloud_dagster.domain.dispatch.problem import Floats, IntArray, Problem
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.matrices import Builder, Matrices
+    from energy_cloud_dagster.domain.dispatch.solving.matrices import Builder, Matrices
 
 #: (columns, factor) that stand in the reserve row of each step; the columns are (any number, T).
 _Terms = list[tuple[IntArray, float]]

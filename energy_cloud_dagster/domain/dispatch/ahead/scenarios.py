@@ -133,8 +133,8 @@ def patient(problem: Problem) -> Problem:
 
 def _solved(problem: Problem) -> Solution:
     from energy_cloud_dagster.domain.dispatch import solve
-    from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution
+    from energy_cloud_dagster.domain.dispatch.solving.goals import Impossible, optimise
 
     outcome = Impossible if problem.solver == "ga" else optimise(patient(problem))
     if not isinstance(outcome, Outcome):
@@ -143,7 +143,7 @@ def _solved(problem: Problem) -> Solution:
 
 
 def _hedged(problem: Problem, outlook: Outlook, middle: Problem) -> Solution:
-    from energy_cloud_dagster.domain.dispatch.hedging import Scenario, hedge
+    from energy_cloud_dagster.domain.dispatch.ahead.hedging import Scenario, hedge
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution
 
     futures = [middle if badness == 0 else foreseen(problem, outlook, badness) for badness, _ in FUTURES]

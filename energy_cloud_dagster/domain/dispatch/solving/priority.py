@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch.flows import Flows, flows_of
-from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import DRAWS, FREE, SUPPLIES, Matrices, Switches
-from energy_cloud_dagster.domain.dispatch.pairs import Pairs, directions, netted, overlaps
 from energy_cloud_dagster.domain.dispatch.problem import Floats, Problem
+from energy_cloud_dagster.domain.dispatch.solving.lp import Raw, SolverFailed
+from energy_cloud_dagster.domain.dispatch.solving.matrices import DRAWS, FREE, SUPPLIES, Matrices, Switches
+from energy_cloud_dagster.domain.dispatch.solving.pairs import Pairs, directions, netted, overlaps
 
 #: Below this a dual is rounding and says nothing of which plans are optimal.
 _DUAL_TOLERANCE: Final = 1e-9

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch.lp import SolverFailed
 from energy_cloud_dagster.domain.dispatch.problem import UNMET_PENALTY_PER_KWH, Constraints, Loads, Problem
-from energy_cloud_dagster.domain.dispatch.reasons import DUAL_TOLERANCE
-from energy_cloud_dagster.domain.dispatch.wording import Clock, Units, listed, money
+from energy_cloud_dagster.domain.dispatch.solving.lp import SolverFailed
+from energy_cloud_dagster.domain.dispatch.telling.reasons import DUAL_TOLERANCE
+from energy_cloud_dagster.domain.dispatch.telling.wording import Clock, Units, listed, money
 
 if TYPE_CHECKING:
-    from energy_cloud_dagster.domain.dispatch.budget import Budget
     from energy_cloud_dagster.domain.dispatch.flows import Outcome
-    from energy_cloud_dagster.domain.dispatch.matrices import Goal
     from energy_cloud_dagster.domain.dispatch.problem import Floats
+    from energy_cloud_dagster.domain.dispatch.solving.budget import Budget
+    from energy_cloud_dagster.domain.dispatch.solving.matrices import Goal
 
 #: Shortfalls below this share of the energy demanded are the solver's tolerance.
 _NOTHING: Final = 1e-6
@@ -174,7 +174,7 @@ def _too_few_renewables(problem: Problem, outcome: Outcome, short: float, budget
 
 def _keeping_the_share(problem: Problem, budget: Budget | None) -> Outcome | None:
     """Return the best plan that keeps ``minRenewable`` and may leave demand unmet: shed by one more load, at 10."""
-    from energy_cloud_dagster.domain.dispatch.goals import Impossible, optimise
+    from energy_cloud_dagster.domain.dispatch.solving.goals import Impossible, optimise
 
     steps, loads, limits = problem.steps, problem.loads, problem.constraints
     one, cost = np.ones((1, steps)), np.full((1, steps), UNMET_PENALTY_PER_KWH)

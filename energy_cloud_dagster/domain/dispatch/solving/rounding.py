@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch.flows import Flows
-from energy_cloud_dagster.domain.dispatch.matrices import Matrices
 from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, Problem
+from energy_cloud_dagster.domain.dispatch.solving.matrices import Matrices
 
 #: A unit is on from these shares of its limit on, in turn.
 _SHARES: Final = (1e-6, 0.5)

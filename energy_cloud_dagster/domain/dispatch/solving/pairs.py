@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from energy_cloud_dagster.domain.dispatch.flows import Flows
-from energy_cloud_dagster.domain.dispatch.matrices import DRAWS, EITHER, FREE, SUPPLIES, Directions
 from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Problem
+from energy_cloud_dagster.domain.dispatch.solving.matrices import DRAWS, EITHER, FREE, SUPPLIES, Directions
 
 #: Flows below this share of the capacity are the solver's tolerance, not a decision.
 NOTHING: Final = 1e-7

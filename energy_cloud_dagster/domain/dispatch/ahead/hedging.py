@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 
-from energy_cloud_dagster.domain.dispatch import lp
 from energy_cloud_dagster.domain.dispatch.flows import (
     Flows,
     Outcome,
@@ -23,10 +22,11 @@ from energy_cloud_dagster.domain.dispatch.flows import (
     goals_of,
     shortfalls_of,
 )
-from energy_cloud_dagster.domain.dispatch.lp import Raw, SolverFailed
-from energy_cloud_dagster.domain.dispatch.matrices import GOALS, Goal, Indices, Matrices, Switches, build
-from energy_cloud_dagster.domain.dispatch.pairs import Pairs, directions, netted, overlaps
 from energy_cloud_dagster.domain.dispatch.problem import Floats, IntArray, Problem
+from energy_cloud_dagster.domain.dispatch.solving import lp
+from energy_cloud_dagster.domain.dispatch.solving.lp import Raw, SolverFailed
+from energy_cloud_dagster.domain.dispatch.solving.matrices import GOALS, Goal, Indices, Matrices, Switches, build
+from energy_cloud_dagster.domain.dispatch.solving.pairs import Pairs, directions, netted, overlaps
 
 #: Slack of the cap on an earlier goal's shortfall, relative.
 _HAIR: Final = 1e-7

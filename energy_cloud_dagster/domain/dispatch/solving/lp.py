@@ -19,8 +19,8 @@ from energy_cloud_dagster.domain.errors import EnergyCloudError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from energy_cloud_dagster.domain.dispatch.matrices import Matrices
     from energy_cloud_dagster.domain.dispatch.problem import BoolArray, Floats, IntArray
+    from energy_cloud_dagster.domain.dispatch.solving.matrices import Matrices
 
 #: The gaps, relative and in currency, at which a plan with integers counts as proven.
 _GAP, _GAP_ABSOLUTE = 1e-8, 1e-9

@@ -1,0 +1,1 @@
+"""The genetic algorithm: breeding, repair to plans that hold, and the gap to the linear programme."""

@@ -1,0 +1,1 @@
+"""Why a plan is as it is, in names of limits and in sentences."""
