@@ -20,8 +20,8 @@ def solve(problem: Problem) -> Solution:
     Goals in strict order: least unmet demand, least shortfall of ``minRenewable``, of ``maxCost``, least cost, and then
     the priorities. With ``strict`` the first three are hard. The same problem gives the same plan, bit for bit, on one
     machine. All of it keeps to ``time_limit``; raises SolverFailed where that ran out before there was any plan. The
-    plan of the genetic algorithm, only for a problem whose ``solver`` asks for it, says by what share it costs more than
-    the optimum.
+    plan of the genetic algorithm, only for a problem whose ``solver`` asks for it, says by what share it costs more
+    than the optimum.
     """
     from energy_cloud_dagster.domain.dispatch.solution import completed_solution, infeasible_solution
     from energy_cloud_dagster.domain.dispatch.solving.budget import Budget
