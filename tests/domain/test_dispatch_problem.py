@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_interface() -> None:
     assert (solar.id, store.id, grid.id, load.id) == ("SOLAR-001", "STORAGE-002", "GRID-003", "L")
     assert (solar.availability, solar.cost, solar.ramp_rate) == ((1.0, 1.0), (0.0, 0.0), None)
     assert (store.soc, store.efficiency, store.min_soc, store.max_soc) == (0.5, 0.9, (0.0, 0.0), (1.0, 1.0))
-    assert store.least_end_soc == 0.5
+    assert store.end_soc == 0.5
     assert (grid.capacity, grid.cost, grid.export_price) == ((1.0, 2.0), (-0.1, -0.1), None)
     assert load.limit == (0.5, 0.5)
     assert problem.step_start(1) == datetime(2026, 3, 1, 1, tzinfo=UTC)

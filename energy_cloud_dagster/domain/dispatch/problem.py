@@ -169,11 +169,6 @@ class Storage:
     type: str = "storage"
     priority: int = 0
 
-    @property
-    def least_end_soc(self) -> float:
-        """The fraction that the last step must reach."""
-        return self.end_soc
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
